@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from typing import Annotated, Self
+from typing import Self
 
-from pydantic import AfterValidator, Field, FiniteFloat, PositiveFloat, model_validator
+from pydantic import Field, FiniteFloat, PositiveFloat, model_validator
 
-from dualflow.config.section import Section
+from dualflow.config.section import NameOrPath, Section
 from dualflow.errors import ConfigError
 from dualflow.modalities import reference
 
@@ -23,7 +22,7 @@ class PreprocessConfig(Section):
     """Correct the source's bias field (N4)."""
     aligned: bool = False
     """Skip registration: targets and extra sources are in the source's space already, as in hybrid PET/MR."""
-    reference_region: Annotated[str, AfterValidator(os.path.expanduser)] = "brain"
+    reference_region: NameOrPath = "brain"
     """Reference region of SUVR: a row of REFERENCES, or the path of a mask in template space. If it is left out, it is
     that of the target's tracer: the brain for FDG, the cerebellum or its grey matter for amyloid and tau."""
     pet_window_s: tuple[FiniteFloat, FiniteFloat] | None = None

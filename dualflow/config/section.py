@@ -21,6 +21,8 @@ def _in_home(path: Path) -> Path:
 
 UserPath = Annotated[Path, AfterValidator(_in_home)]
 """A path in which `~` is the home folder."""
+NameOrPath = Annotated[str, AfterValidator(lambda text: str(_in_home(Path(text))) if text.startswith("~") else text)]
+"""A name, or a path in which `~` is the home folder."""
 
 
 def _once(values: tuple[Any, ...]) -> tuple[Any, ...]:

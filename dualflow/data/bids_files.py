@@ -89,7 +89,7 @@ def find_scans(root: Path, study: StudyConfig, modalities: Sequence[str]) -> Bid
         }
         excluded.update(unreadable)
         for scan, selected in select(matches, name, where).items():
-            if not selected and (others := select_tracer(matches[scan], where)):
+            if not selected and (others := _with_tracer(matches[scan], where)):
                 if not is_target:
                     unfit[scan] = _misfit(others, name, where)
                 elif files.get(scan):
@@ -161,7 +161,7 @@ def select(candidates: Candidates, name: str, where: Mapping[str, str]) -> Candi
     return candidates
 
 
-def select_tracer(candidates: list[Candidate], where: Mapping[str, str]) -> list[Candidate]:
+def _with_tracer(candidates: list[Candidate], where: Mapping[str, str]) -> list[Candidate]:
     """The candidates with the tracer that `where` names, if it does."""
     return [file for file in candidates if file.label("trc") == where.get("trc", file.label("trc"))]
 

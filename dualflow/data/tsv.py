@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from dualflow.data.levels import number_level
 from dualflow.errors import DataError
 
 MAX_BYTES = 16 << 20
@@ -159,7 +160,7 @@ def cell_text(cell: object, unknown: str = MISSING[0]) -> str:
     if cell is None or cell != cell:
         return unknown
     if isinstance(cell, float) and cell.is_integer() and abs(cell) < 1e15:
-        return str(int(cell))
+        return number_level(cell)
     return f"{cell:g}" if isinstance(cell, float) else str(cell)
 
 

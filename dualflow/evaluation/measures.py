@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
@@ -11,7 +10,7 @@ import numpy as np
 
 from dualflow.arrays import Bools, Floats
 from dualflow.evaluation.calibration import PredictiveDistribution
-from dualflow.imaging.meta_regions import meta_region_members, meta_region_weights, meta_regions
+from dualflow.imaging.meta_regions import meta_region_members, meta_regions
 from dualflow.imaging.regions import RegionMap
 from dualflow.modalities import Modality
 
@@ -49,11 +48,9 @@ class Context:
 
         None if the mask lacks one of its regions: the level of the others alone would say which one it lacks.
         """
-        names, weights = meta_region_weights(self.regions, mask)
-        row, means = weights[names.index(name)], self.regions.means(image, mask)
-        members = meta_region_members(self.regions.names, meta_regions())[names.index(name)] > 0
-        mean = float((row * means)[members].sum()) if members.any() else math.nan
-        return None if math.isnan(mean) else mean
+        members = meta_region_members(self.regions.names, {name: meta_regions()[name]})[0] > 0
+        means, sizes = self.regions.means(image, mask)[members], self.regions.sizes(mask)[members]
+        return float(np.average(means, weights=sizes)) if members.any() and sizes.all() else None
 
     @property
     def data_range(self) -> float:

@@ -205,7 +205,7 @@ def _load_converter(layout: Layout, source: str, target: str, options: Options) 
 
 
 def model_digests(card: ModelCard) -> tuple[str | None, ...]:
-    """Digests of the files of a model."""
+    """Digests of the weights, the reference and the card of a model."""
     return card.weights_sha256, card.reference_sha256, card_digest(card)
 
 

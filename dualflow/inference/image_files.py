@@ -104,8 +104,9 @@ def check_replaced(out: Path, root: Path, scans: Mapping[Scan, Path], origin: st
 
 def _is_refused(converted: dict[str, Any] | None) -> bool:
     """Whether a scan was refused, from the manifest of its conversion; with `--force` it has volumes all the same."""
-    verdict = (converted or {}).get("facts", {}).get(VERDICT, {}).get("verdict")
-    return verdict == Outcome.REFUSED and not (converted or {})["outputs"]
+    if converted is None or converted["outputs"]:
+        return False
+    return bool(converted["facts"].get(VERDICT, {}).get("verdict") == Outcome.REFUSED)
 
 
 def _origin(converted: dict[str, Any] | None) -> str | None:
