@@ -6,6 +6,7 @@ from shlex import quote
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
+from dualflow.commands.forced_steps import warn_unrecorded
 from dualflow.commands.run_lock import join_run
 from dualflow.commands.steps import (
     CHECK,
@@ -32,6 +33,8 @@ if workflow.is_main_process and not workflow.output_settings.dryrun:
     IS_ALONE = join_run(LAYOUT.root, logger.warning)
 else:
     IS_ALONE = True
+if workflow.is_main_process:
+    warn_unrecorded(study, logger.warning)
 
 
 onstart:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import ast
 import re
 import subprocess
@@ -11,7 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dualflow.commands.forced_steps import forcerun, split_forcerun, steps_to_check
 from dualflow.commands.run import snakemake_command
+from dualflow.commands.run_lock import STATE
 from dualflow.commands.snakemake_log import failure_reasons, parse_jobs
 from dualflow.commands.steps import step_names
 from dualflow.config import Config
@@ -22,7 +23,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 _FILES = "files"
 """Name of the digest of the dataset's files."""
 _REASONS = {
-    "Forced execution": "its outputs were changed or removed",
+    "Forced execution": "{causes}",
     "Missing output files": "not done yet",
     "Incomplete output files": "interrupted",
     "Updated input files": "newer input: {files}",
@@ -33,6 +34,8 @@ _REASONS = {
     "Software environment definition has changed": "the software environment changed",
 }
 """Start of a clause of Snakemake's reason -> plain words."""
+_CAUSES = ("asked for", "its outputs were changed or removed", f"{STATE} has no record of its values: checked again")
+"""Why a run forces steps: the user's option, changed outputs, finished steps without a record."""
 
 
 def list_steps(config: Config, options: Sequence[str] = ()) -> int:
@@ -41,10 +44,10 @@ def list_steps(config: Config, options: Sequence[str] = ()) -> int:
     folder = layout.root / "manifests"
     # No rule makes the manifests of single scans. Those that list them are broken too.
     broken = set(verify_manifests(folder, retry=True)) & set(step_names(config))
-    wanted, options = _split_forcerun(options)
-    # Of several such options Snakemake takes the last.
-    targets = [*wanted, *(str(layout.manifest(step)) for step in sorted(broken))]
-    forced = ["--forcerun", *targets] if targets else []
+    unrecorded = set(steps_to_check(config, options, print)) - broken
+    wanted, options = split_forcerun(options)
+    forced = forcerun(wanted, map(layout.manifest, sorted(broken | unrecorded)))
+    causes = ", or ".join(words for words, steps in zip(_CAUSES, (wanted, broken, unrecorded), strict=True) if steps)
     # The last --quiet counts: one of the user's would hide the steps.
     shown = ["--quiet", "host"]
     command = [*snakemake_command(config), "--dry-run", "--rerun-incomplete", *options, *shown, *forced]
@@ -52,10 +55,7 @@ def list_steps(config: Config, options: Sequence[str] = ()) -> int:
     if done.returncode:
         print("\n".join(failure_reasons(done.stdout + done.stderr)), file=sys.stderr)
         return done.returncode
-    rows = [
-        (job.label, plain_reason(job.reason, folder, asked=bool(wanted)))
-        for job in parse_jobs(done.stdout.splitlines())
-    ]
+    rows = [(job.label, plain_reason(job.reason, folder, causes)) for job in parse_jobs(done.stdout.splitlines())]
     if not rows:
         print("nothing to do: all steps are done")
         return 0
@@ -68,21 +68,13 @@ def list_steps(config: Config, options: Sequence[str] = ()) -> int:
     return 0
 
 
-def _split_forcerun(options: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The targets of Snakemake's option `--forcerun`, and the other options."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--forcerun", "-R", nargs="*", default=[])
-    known, others = parser.parse_known_args(list(options))
-    return known.forcerun, others
-
-
-def plain_reason(reason: str, manifests: Path, *, asked: bool = False) -> str:
+def plain_reason(reason: str, manifests: Path, causes: str = "") -> str:
     """Snakemake's reason in plain words.
 
     Args:
         reason: clauses that are separated by semicolons.
         manifests: folder of the manifests; files below it are named as steps.
-        asked: whether the user forces steps too.
+        causes: why steps are forced.
     """
     clauses = []
     for clause in reason.split("; "):
@@ -92,8 +84,7 @@ def plain_reason(reason: str, manifests: Path, *, asked: bool = False) -> str:
             continue
         _, _, details = clause.partition(": ")
         files = sorted(_step_name(file, manifests) for file in details.split(", "))
-        words = _REASONS[start].format(files=", ".join(files), changes=_changes(clause))
-        clauses.append(f"asked for, or {words}" if asked and start == "Forced execution" else words)
+        clauses.append(_REASONS[start].format(files=", ".join(files), changes=_changes(clause), causes=causes))
     # A step that has never run also reports its inputs, which adds no information.
     return clauses[0] if clauses[0] == _REASONS["Missing output files"] else "; ".join(clauses)
 

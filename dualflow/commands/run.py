@@ -15,6 +15,7 @@ from signal import SIGINT
 import psutil
 import yaml
 
+from dualflow.commands.forced_steps import forcerun, split_forcerun, steps_to_check
 from dualflow.commands.run_display import BarDisplay, Display, LineDisplay
 from dualflow.commands.run_lock import RUN, clear_study, run_lock
 from dualflow.commands.snakemake_log import LogFollower, failure_reasons
@@ -62,6 +63,8 @@ def run_workflow(config: Config, cores: str, options: Sequence[str] = (), steps:
     with run_lock() as lock:
         command = snakemake_command(config)
         clear_study(layout.root, print, digests)
+        wanted, others = split_forcerun(options)
+        checked = map(layout.manifest, steps_to_check(config, options, print, steps))
         log_file = layout.log("snakemake")
         with refused_writes(log_file.parent):
             log_file.parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +74,7 @@ def run_workflow(config: Config, cores: str, options: Sequence[str] = (), steps:
             targets = [str(layout.manifest(step)) for step in steps or ()]
             command += [*_machine_options(config, cores, options), "--rerun-incomplete", "--show-failed-logs"]
             process = subprocess.Popen(
-                [*command, *options, *targets],
+                [*command, *others, *targets, *forcerun(wanted, checked)],
                 stdout=stream,
                 stderr=stream,
                 env=_environment(progress_folder),

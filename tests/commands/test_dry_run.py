@@ -1,5 +1,6 @@
 """Snakemake's reasons in plain English."""
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from dualflow.commands.dry_run import list_steps, plain_reason
 from dualflow.commands.run import snakemake_command
+from dualflow.commands.run_lock import STATE
 from dualflow.commands.steps import step_names
 from dualflow.commit import commit_text
 from dualflow.config import parse_config
@@ -38,7 +40,6 @@ NEW = "{'flow': {'preset': 'dualflow'}, 'train': {'steps': 900, 'learning_rate':
             f"before: {'a1' * 32!r} now: {'b2' * 32!r} ",
             "the dataset's files changed",
         ),
-        ("Forced execution", "its outputs were changed or removed"),
         ("Code has changed since last execution", "the workflow's code changed"),
         ("Something new", "Something new"),
     ],
@@ -48,9 +49,10 @@ def test_reasons_are_plain(reason, expected):
     assert plain_reason(reason, MANIFESTS) == expected
 
 
-def test_forced_steps_are_asked_for():
-    """Snakemake forces those of the user and damaged ones alike."""
-    assert plain_reason("Forced execution", MANIFESTS, asked=True).startswith("asked for, or its outputs were")
+def test_forced_steps_have_the_causes_of_this_run():
+    """Snakemake does not tell those of the user from damaged ones."""
+    causes = "asked for, or its outputs were changed or removed"
+    assert plain_reason("Forced execution", MANIFESTS, causes) == causes
 
 
 @pytest.fixture
@@ -94,6 +96,17 @@ def test_a_changed_value_has_its_key(finished, capfd, change, step, row):
     config = parse_config(finished | change)
     assert list_steps(config, [str(config.layout.manifest(step))]) == 0
     assert capfd.readouterr().out.splitlines()[-1].endswith(f"configuration changed: {row}")
+
+
+def test_results_without_records_are_checked(finished, capfd):
+    """After a move of the results, Snakemake would take them for those of any configuration."""
+    shutil.rmtree(STATE / "metadata")
+    assert list_steps(parse_config(finished)) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[0].endswith(f"finished steps are checked again: {STATE} has no record of their values")
+    rows = dict(line.strip().split("  ", 1) for line in lines[2:])
+    assert rows["cohort shard 0"].strip().startswith(f"{STATE} has no record of its values: checked again")
+    assert "train dualflow seed 0" in rows
 
 
 def test_steps_that_the_user_forces_stay_beside_damaged_ones(finished, capfd):
