@@ -14,7 +14,9 @@ from dualflow.inference.batch import Compute, convert_study
 from dualflow.inference.inputs import ConvertInputs, expand_inputs, resolve_inputs
 from dualflow.inference.plan import plan_scans, plan_text
 from dualflow.inference.selection import Selection
+from dualflow.models.card import ModelCard
 from dualflow.models.store import load_card, load_model
+from dualflow.revisions import REVISIONS
 from dualflow.temporaries import scratch_folder
 
 DICOM_IMAGES = "sourcedata"
@@ -53,7 +55,7 @@ def convert_inputs(
     compute.check()
     card = load_model(model).card  # verifies the weights too
     scans = resolve_inputs(paths, card, out, model, out / DICOM_IMAGES, selection)
-    _print_notes(scans)
+    _print_notes(scans, card)
     return convert_study(scans, model, out, config, compute, force=force)
 
 
@@ -71,10 +73,17 @@ def plan_conversion(
     card = load_card(model)
     with scratch_folder() as scratch:
         scans = resolve_inputs(paths, card, out, model, scratch, selection)
-        _print_notes(scans)
+        _print_notes(scans, card)
         return plan_text(plan_scans(scans, card, out, config, force=force))
 
 
-def _print_notes(scans: ConvertInputs) -> None:
-    for note in scans.notes:
+def _print_notes(scans: ConvertInputs, card: ModelCard) -> None:
+    notes = list(scans.notes)
+    if card.preprocess_revision != (revision := REVISIONS["preprocess"]):
+        builder = f"dualflow {card.dualflow}" + (f", commit {card.short_commit}" if card.commit else "")
+        notes.append(
+            f"revision {card.preprocess_revision} of the preprocessing prepared the scans that the model learnt from, "
+            f"revision {revision} prepares these; train it again, or convert with its own {builder}"
+        )
+    for note in notes:
         print(printable(note), file=sys.stderr)

@@ -20,6 +20,7 @@ from dualflow.data.quarantine import read_quarantine
 from dualflow.inference import conversion
 from dualflow.inference.conversion_table import conversion_table
 from dualflow.layout import Layout
+from dualflow.revisions import REVISIONS
 
 PREPROCESS = PreprocessConfig(spacing_mm=8.0, shape=(24, 32, 24), bias_field=False)
 
@@ -67,6 +68,19 @@ def test_side_information_of_an_image_is_an_option(convert, monkeypatch):
     assert done.exit_code == 0, done.output
     assert [(row["scan"], row["source"], row["age"]) for row in rows] == [("sub-t1", "t1.nii.gz", 71.0)]
     assert "unknown" not in done.stderr
+
+
+def test_a_model_of_another_preprocessing_is_mentioned(convert, model, monkeypatch):
+    """Its scans were prepared in another way than those to convert; the note says which dualflow fits."""
+    converted(monkeypatch)
+    path = model / "model.json"
+    card = json.loads(path.read_text())
+    path.write_text(json.dumps(card | {"preprocess_revision": 1, "commit": "4c342bf6" * 5}))
+    monkeypatch.setitem(REVISIONS, "preprocess", 2)
+    done = convert("t1.nii.gz", "--out", "out", "--age", "71")
+    assert done.exit_code == 0, done.output
+    assert "revision 1 of the preprocessing prepared the scans that the model learnt from, revision 2" in done.stderr
+    assert f"convert with its own dualflow {card['dualflow']}, commit 4c342bf64c34" in done.stderr
 
 
 def test_labels_and_unknown_values_of_a_dataset(convert, monkeypatch):
