@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -62,6 +63,8 @@ class ConvertInputs:
 def expand_inputs(inputs: Sequence[str | Path]) -> list[Path]:
     """The files and folders of the inputs, in order and without duplicates; patterns such as `data/*.nii.gz` expand.
 
+    Links of different names to one file are two images, because their names are the scans' labels.
+
     Raises:
         DataError: an input does not exist, or no file matches a pattern.
     """
@@ -72,7 +75,8 @@ def expand_inputs(inputs: Sequence[str | Path]) -> list[Path]:
         except OSError as error:  # a folder that may not be read, a name that is too long
             raise DataError(f"INPUT {text} cannot be looked up ({error.strerror}); name {EXPECTED}") from error
         for match in matches:
-            paths.setdefault(match.resolve(), match)
+            same = match.resolve() if match.is_dir() else Path(os.path.abspath(match))  # noqa: PTH100 - removes `..`
+            paths.setdefault(same, match)
     return list(paths.values())
 
 

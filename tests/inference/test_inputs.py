@@ -67,6 +67,16 @@ def image(folder, name):
     return folder / name
 
 
+def test_links_to_one_file_are_images_of_their_own(tmp_path):
+    """Stores of large files link equal scans of two people to one file; the same path is one image."""
+    stored = image(tmp_path / "store", "object.nii")
+    links = [tmp_path / f"sub-{label}_T1w.nii" for label in "12"]
+    for link in links:
+        link.symlink_to(stored)
+    again = tmp_path / "store" / ".." / links[0].name
+    assert expand_inputs([tmp_path / "sub-*.nii", again]) == links
+
+
 @pytest.mark.parametrize("kind", ["images", "dataset", "table"])
 def test_a_label_too_long_for_outputs_is_set_aside(resolve, bids, tmp_path, kind):
     """The other scans stay; without any other, the conversion would have nothing to do."""
