@@ -15,6 +15,7 @@ from dualflow.flows.presets import preset
 from dualflow.flows.regression_scans import RegressionScan
 from dualflow.models.card import ModelCard
 from dualflow.models.store import save_model
+from dualflow.revisions import REVISIONS
 
 SHAPE = (16, 16, 16)
 SMALL = {"steps": [1, 1, 1], "hidden": [8, 8, 8], "context_channels": 8, "low_rank": 2}
@@ -76,7 +77,7 @@ def card():
     return ModelCard(
         name="dualflow", seed=0, kind="flow", shape=SHAPE, side=SIDE, spec=preset("dualflow", **SMALL),
         study={"name": "phantoms", "source": "T1w", "target": "FDG", "side": ["age"]},
-        constant_spread={"voxel": 0.25, "region": 0.125, "regions": 3},
+        constant_spread={"voxel": 0.25, "region": 0.125, "regions": 3}, preprocess_revision=REVISIONS["preprocess"],
     )  # fmt: skip
 
 

@@ -134,6 +134,11 @@ CASES = {
     "bad value": (["index", "--config", "tiny.yaml", "--set", "train.steps=no"], 2, "train.steps = False"),
     "bad override": (["index", "--config", "tiny.yaml", "--set", "steps"], 2, "'steps' is not of the form"),
     "override in a value": (["index", "--config", "tiny.yaml", "--set", "study.name.x=1"], 2, "'name' is a value"),
+    "key given twice": (
+        ["index", "--config", "tiny.yaml", "--set", "impute.analyses={a: suvr ~ age, a: suvr ~ sex}"],
+        2,
+        "'a' is given twice; join its entries under one key",
+    ),
     "override not YAML": (["index", "--config", "tiny.yaml", "--set", "train.steps=[1"], 2, "'[1' is not a YAML value"),
     "unknown model": (
         ["train", "--config", "tiny.yaml", "--model", "nope"],

@@ -240,14 +240,16 @@ def modalities() -> str:
         [
             f"`{name}`",
             f"`{row.datatype}/*{f'_trc-{row.tracer}' if row.tracer else ''}_{row.suffix}`",
-            row.normaliser,
+            row.normaliser
+            if (target := row.as_target().normaliser) == row.normaliser
+            else f"{row.normaliser}; {target}",
             row.unit,
             f"`{row.reference}`" if row.normaliser == "suvr" else "",
             f"{row.window[0]:g} to {row.window[1]:g}",
         ]
         for name, row in MODALITIES.items()
     ]
-    return table(["name", "BIDS file", "normaliser", "unit", "reference region", "window"], rows)
+    return table(["name", "BIDS file", "normaliser; as a target", "unit", "reference region", "window"], rows)
 
 
 def references() -> str:

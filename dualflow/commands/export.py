@@ -12,12 +12,13 @@ from dualflow.data.side_encoder import Categorical
 from dualflow.errors import ConfigError, DataError
 from dualflow.evaluation.held_out import Evaluation, study_of
 from dualflow.evaluation.metrics import METRICS
+from dualflow.inference.training_reference import load_reference
 from dualflow.layout import Layout, Scan
 from dualflow.manifest import manifest_outputs, read_manifest
 from dualflow.modalities import modality
 from dualflow.models.bundle import copy_bundle, is_bundle, write_bundle
 from dualflow.models.card import ModelCard
-from dualflow.models.model_files import WEIGHTS
+from dualflow.models.model_files import CARD, WEIGHTS
 from dualflow.models.model_readme import HeldOutScore, SplitCount, StudyFacts, model_readme
 from dualflow.models.store import load_model
 
@@ -43,6 +44,7 @@ def export(model: Path, folder: Path, licence: str = "") -> None:
     if folder.resolve() in (model.resolve(), *model.resolve().parents):
         raise ConfigError(f"BUNDLE {folder} contains MODEL {model}; name another folder")
     card = load_model(model).card
+    load_reference(model, card)  # a bundle without it would load, and convert nothing
     if is_bundle(model):
         if licence:
             raise ConfigError(f"--licence {licence!r}: {model} is a bundle already; export the original model folder")
@@ -55,7 +57,7 @@ def export(model: Path, folder: Path, licence: str = "") -> None:
     elif any(isinstance(column, Categorical) for column in card.side.columns):
         print(
             f"warning: {model} is without the index of its study, so whether levels of its side columns are labels of "
-            f"subjects was not checked; see them in {folder}/README.md",
+            f"subjects was not checked; see `side` in {model / CARD}",
             file=sys.stderr,
         )
     facts = StudyFacts({}) if layout is None else _study_facts(layout, card, pairs)

@@ -8,6 +8,7 @@ Run again, such a step keeps what it finds done with these values.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from base64 import urlsafe_b64decode
 from binascii import Error as Base64Error
@@ -20,31 +21,44 @@ from dualflow.commands.steps import step_names
 from dualflow.config import Config
 
 _RECORDS = STATE / "metadata"
-_DATABASE = STATE / "metadata.db"
-"""Where the records are under `--persistence-backend db`."""
+_TOLERANCE_S = 1e-3
+"""Of the time in a record, which is that of the output."""
 
 
 def unrecorded_steps(config: Config, steps: Sequence[str] | None = None) -> list[str]:
     """The finished steps of a study of which Snakemake has no record in this working folder.
 
+    The record of another run of the step, such as one before results were copied here, does not count.
+
     Args:
         config: the study's configuration.
         steps: the steps to look at; None for all of the study.
     """
-    if _DATABASE.exists():
-        return []
-    recorded = set(_recorded_outputs())
+    records = {output: file for file in _RECORDS.rglob("*") if file.is_file() and (output := _output_of(file))}
     manifests = {step: config.layout.manifest(step) for step in (step_names(config) if steps is None else steps)}
-    return [step for step, path in manifests.items() if path.is_file() and str(path) not in recorded]
+    return [
+        step
+        for step, path in manifests.items()
+        if path.is_file() and not _is_record(records.get(str(path)), path.stat().st_mtime)
+    ]
 
 
-def _recorded_outputs() -> Iterable[str]:
-    """Paths of the outputs with a record, whose files have them as names; long names are split over folders."""
-    for file in _RECORDS.rglob("*"):
-        if file.is_file():
-            name = "".join(part.removeprefix("@") for part in file.relative_to(_RECORDS).parts)
-            with suppress(Base64Error, UnicodeError):
-                yield urlsafe_b64decode(name).decode()
+def _output_of(record: Path) -> str | None:
+    """The path of the output that names a record; long names are split over folders."""
+    name = "".join(part.removeprefix("@") for part in record.relative_to(_RECORDS).parts)
+    with suppress(Base64Error, UnicodeError):
+        return urlsafe_b64decode(name).decode()
+    return None
+
+
+def _is_record(file: Path | None, modified: float) -> bool:
+    """Whether a file is the record of an output that was last modified at the time `modified`."""
+    if file is None:
+        return False
+    try:
+        return abs(float(json.loads(file.read_text())["endtime"]) - modified) < _TOLERANCE_S
+    except (OSError, ValueError, KeyError, TypeError):  # Snakemake does not write them at once
+        return False
 
 
 def steps_to_check(
@@ -52,7 +66,8 @@ def steps_to_check(
 ) -> list[str]:
     """The finished steps to run again because Snakemake has no record of them; `say` receives a line about them.
 
-    There are none if the options name targets, because Snakemake would make forced outputs beside these.
+    There are none if the options name targets, because Snakemake would make forced outputs beside these, or if they
+    keep the records elsewhere.
 
     Args:
         config: the study's configuration.
@@ -61,11 +76,18 @@ def steps_to_check(
         steps: the steps that are asked for; None for all of the study.
     """
     unrecorded = unrecorded_steps(config, steps)
-    if unrecorded and _name_targets(options):
-        say(_advice(unrecorded))
+    if not unrecorded:
         return []
-    if unrecorded:
-        say(f"{len(unrecorded)} finished steps are checked again: {STATE} has no record of their values")
+    if options:
+        from snakemake.cli import get_argument_parser  # type: ignore[import-untyped]  # takes half a second
+
+        chosen = get_argument_parser().parse_known_args(list(options))[0]
+        if chosen.drop_metadata or str(chosen.persistence_backend) == "db":
+            return []
+        if chosen.targets:
+            say(_advice(unrecorded))
+            return []
+    say(f"{STATE} has no record of the values of {len(unrecorded)} finished steps; those of this run are checked again")
     return unrecorded
 
 
@@ -80,15 +102,6 @@ def _advice(unrecorded: Sequence[str]) -> str:
         f"{len(unrecorded)} finished steps have no record in {STATE}, so that a changed configuration does not repeat "
         "them; `dualflow run` without targets checks them, or add --forceall, which keeps work done with these values"
     )
-
-
-def _name_targets(options: Sequence[str]) -> bool:
-    """Whether Snakemake's options name files or rules to make."""
-    if not options:
-        return False
-    from snakemake.cli import get_argument_parser  # type: ignore[import-untyped]  # takes half a second
-
-    return bool(get_argument_parser().parse_known_args(list(options))[0].targets)
 
 
 def split_forcerun(options: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,7 +14,9 @@ from dualflow.data.side_encoder import SideEncoder
 from dualflow.data.study_pairs import learning_pairs
 from dualflow.data.unseen_voxels import fill_unseen
 from dualflow.digests import digest_of, sha256
+from dualflow.errors import DataError
 from dualflow.layout import Layout, Scan
+from dualflow.manifest import read_manifest
 from dualflow.revisions import REVISIONS
 from dualflow.training.closed_form import ClosedFormCache
 from dualflow.training.flow_spec import flow_spec
@@ -42,9 +45,14 @@ class LearningData:
 
     @classmethod
     def load(cls, config: Config) -> LearningData:
-        """Read the preprocessed scans of a study."""
+        """Read the preprocessed scans of a study.
+
+        Raises:
+            DataError: there are none, or another revision of the preprocessing made one.
+        """
         pairs, encoder, training, validation = learning_pairs(config)
         scans = [*training.scans, *validation.scans]
+        _require_revision(config.layout, scans)
         digests = {key: sha256(config.layout.scan_manifest(Scan.parse(key))) for key in scans}
         return cls(pairs, encoder, training, validation, digests)
 
@@ -67,6 +75,17 @@ class LearningData:
     def values(self, dataset: PairDataset) -> list[tuple[str, str, list[float]]]:
         """Return key, digest and side values of every scan of a split, as its identity."""
         return [(item["scan"], self.digests[item["scan"]], item["side"].tolist()) for item in dataset.items]
+
+
+def _require_revision(layout: Layout, scans: Sequence[str]) -> None:
+    """Check that scans are those of today's preprocessing, as conversion prepares them and as the card will say."""
+    for key in scans:
+        manifest = read_manifest(layout.scan_manifest(Scan.parse(key)), verify=False) or {}
+        if manifest.get("revision") != REVISIONS["preprocess"]:
+            raise DataError(
+                f"{key}: was made by revision {manifest.get('revision')} of the preprocessing, expected "
+                f"{REVISIONS['preprocess']}; `dualflow run` repeats it"
+            )
 
 
 def fingerprint_of(config: Config, name: str, data: LearningData) -> str:

@@ -42,6 +42,7 @@ from dualflow.modalities import modality
 from dualflow.models.card import FLOW, ConstantSpread, ModelCard, StudyRecord, TrainingRecord
 from dualflow.models.store import save_model
 from dualflow.process import keep_freed_memory, under_torchrun
+from dualflow.revisions import REVISIONS
 from dualflow.tracking.metric_names import BEST, loss_term, metric_name
 from dualflow.tracking.source_version import COMMIT, source_version
 from dualflow.tracking.tracked_run import Run
@@ -200,6 +201,7 @@ def _save(config: Config, name: str, data: LearningData, context: TrainingContex
         study=StudyRecord.of(config.study),
         side=data.encoder,
         preprocess=config.preprocess.without_folders(),
+        preprocess_revision=REVISIONS["preprocess"],
         constant_spread=_constant_spread(config, trained.model, data.validation),
         parameters=trained.parameters,
         data_digest=data.digest,

@@ -222,8 +222,9 @@ def is_private(key: str) -> bool:
 
 
 def _private_fields() -> dict[str, Any]:
-    """Fields that may identify people: paths, and the store of tracked runs."""
-    return {**path_fields(Config), "tracking": True}
+    """Fields that may identify people: paths, the store of tracked runs, and labels of subjects."""
+    fields = path_fields(Config)
+    return {**fields, "split": fields["split"] | {"test_subjects": True, "validation_subjects": True}, "tracking": True}
 
 
 def _require(path: Path | None, exists: Callable[[Path], bool], key: str, kind: str, remedy: str) -> None:

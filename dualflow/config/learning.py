@@ -61,7 +61,7 @@ class TrainConfig(Section):
     """Training of flows and networks."""
 
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], ONCE] = Field(default=(0,), min_length=1)
-    """Seeds; each model is trained once per seed."""
+    """Seeds; each model is trained once per seed. Scores are means over them; the first converts, imputes and edits."""
     steps: int = Field(default=600, ge=1)
     """Optimiser steps of the flow."""
     batch_size: int = Field(default=2, ge=1)

@@ -105,7 +105,9 @@ def _override(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
             node[section] = dict(inner or {})
             node = node[section]
         try:
-            node[last] = yaml.safe_load(value)
+            node[last] = UniqueKeys(value).get_single_data()
+        except yaml.constructor.ConstructorError as error:
+            raise ConfigError(f"override '{override}': {error.problem}") from None
         except (yaml.YAMLError, ValueError, RecursionError):
             raise ConfigError(f"override '{override}': '{value}' is not a YAML value; quote it") from None
     return raw

@@ -59,7 +59,7 @@ def analyse_regions(
             Rubin's rules that all outcomes share rests on the others.
 
     Returns:
-        One row per region, term and method, columns COLUMNS. `p_holm` and `q_fdr` adjust p over the regions of a term
+        One row per region, term and method, columns COLUMNS. `p_holm` and `q_fdr` adjust p over the outcomes of a term
         and method (Holm 1979; Benjamini & Hochberg 1995). `gain` is the variance of complete cases over that of the
         method, minus 1: how many more measured scans the method is worth, as a share. A method without enough scans
         or without a result has no row.

@@ -82,8 +82,8 @@ def _print_notes(scans: ConvertInputs, card: ModelCard) -> None:
     if card.preprocess_revision != (revision := REVISIONS["preprocess"]):
         builder = f"dualflow {card.dualflow}" + (f", commit {card.short_commit}" if card.commit else "")
         notes.append(
-            f"revision {card.preprocess_revision} of the preprocessing prepared the scans that the model learnt from, "
-            f"revision {revision} prepares these; train it again, or convert with its own {builder}"
+            f"revision {card.preprocess_revision or 'unknown'} of the preprocessing prepared the scans that the model "
+            f"learnt from, revision {revision} prepares these; train it again, or convert with its own {builder}"
         )
     for note in notes:
         print(printable(note), file=sys.stderr)

@@ -14,7 +14,6 @@ from dualflow.config import PreprocessConfig, StudyConfig
 from dualflow.data.side_encoder import SideEncoder
 from dualflow.errors import CheckpointError
 from dualflow.flows.spec import FlowSpec
-from dualflow.revisions import REVISIONS
 
 FLOW = "flow"
 MAX_EDGE, MAX_VOXELS = 1024, 1 << 27
@@ -155,8 +154,8 @@ class ModelCard(Record):
     """Encoder of the side columns."""
     preprocess: PreprocessConfig = PreprocessConfig()
     """Preprocessing of the scans."""
-    preprocess_revision: Count = REVISIONS["preprocess"]
-    """Revision of that preprocessing."""
+    preprocess_revision: Count | None = None
+    """Revision of that preprocessing; None in cards of earlier versions."""
     constant_spread: ConstantSpread | None = None
     """Spread of a model without a distribution; None for others and without validation pairs."""
     parameters: Count = 0

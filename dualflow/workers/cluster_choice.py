@@ -10,7 +10,9 @@ from pathlib import Path
 from distributed import Client
 
 from dualflow import __version__
+from dualflow.digests import digest_of
 from dualflow.errors import ClusterError, ConfigError
+from dualflow.revisions import REVISIONS
 from dualflow.workers.local_cluster import local_pool
 from dualflow.workers.slurm_cluster import SLURM, read_profile, require_jobqueue, slurm_pool
 from dualflow.workers.worker_pool import WorkerPool
@@ -96,12 +98,13 @@ def _check_workers(client: Client, address: str) -> None:
         )
     versions = client.run(_version, on_error="return")
     for worker, version in versions.items():
-        if version != __version__:
+        if version != _version():
             raise ClusterError(
-                f"{address}: the worker {worker} has dualflow {version}, expected {__version__} as here; install the "
+                f"{address}: the worker {worker} has dualflow {version}, expected {_version()} as here; install the "
                 "same version for all workers"
             )
 
 
 def _version() -> str:
-    return __version__
+    """The version, and the revisions of the steps, which tell checkouts of one version apart."""
+    return f"{__version__} with steps {digest_of(REVISIONS)[:8]}"

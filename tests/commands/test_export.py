@@ -97,3 +97,15 @@ def test_only_a_model_is_exported(tmp_path):
     with pytest.raises(CheckpointError, match=r"no model\.json"):
         export(tmp_path, tmp_path / "bundle")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_without_its_reference_is_refused(study, tmp_path):
+    """Its bundle would load, and convert nothing; an earlier bundle stays."""
+    folder = study.model("first", 1.0, SCORES)
+    export(folder, tmp_path / "bundle")
+    before = (tmp_path / "bundle" / "bundle.json").read_bytes()
+    trained = load_model(folder)
+    save_model(folder, trained.model, trained.card.model_copy(update={"reference_sha256": "0" * 64}))
+    with pytest.raises(CheckpointError, match=r"reference\.json"):
+        export(folder, tmp_path / "bundle")
+    assert (tmp_path / "bundle" / "bundle.json").read_bytes() == before

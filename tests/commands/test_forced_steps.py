@@ -21,13 +21,13 @@ def study(tmp_path, monkeypatch):
     return config
 
 
-def record(target):
-    """Write a record as Snakemake does."""
+def record(target, seconds=0.0):
+    """Write a record as Snakemake does, of an output that was written `seconds` before its file."""
     from snakemake.persistence.file import FilePersistence
 
     persistence = FilePersistence.__new__(FilePersistence)
     persistence._max_len = 255
-    persistence._io_write(STATE / "metadata", {}, str(target))
+    persistence._io_write(STATE / "metadata", {"endtime": target.stat().st_mtime - seconds}, str(target))
 
 
 def test_a_finished_step_without_a_record_is_named(study):
@@ -37,6 +37,17 @@ def test_a_finished_step_without_a_record_is_named(study):
     assert unrecorded_steps(study, ["index", "convert"]) == []
     record(study.layout.manifest("qc"))
     assert unrecorded_steps(study) == []
+
+
+def test_records_of_other_files_do_not_count(study):
+    """Such as that of an earlier run where results were copied in, or one that a full disk left empty."""
+    index, qc = map(study.layout.manifest, ("index", "qc"))
+    record(index, seconds=60)
+    record(qc)
+    assert unrecorded_steps(study) == ["index"]
+    for file in (STATE / "metadata").iterdir():
+        file.write_text("")
+    assert unrecorded_steps(study) == ["index", "qc"]
 
 
 def test_long_paths_have_records_over_several_folders(study):
@@ -64,11 +75,10 @@ def test_files_that_are_no_records_are_passed_over(study):
     assert unrecorded_steps(study) == ["index", "qc"]
 
 
-def test_records_in_a_database_are_left_to_snakemake(study):
-    """Of `--persistence-backend db`."""
-    STATE.mkdir()
-    (STATE / "metadata.db").touch()
-    assert unrecorded_steps(study) == []
+@pytest.mark.parametrize("options", [["--persistence-backend", "db"], ["--drop-metadata", "--keep-going"]])
+def test_other_ways_of_keeping_records_are_left_to_snakemake(study, options):
+    """Otherwise every run would check all steps."""
+    assert steps_to_check(study, options, pytest.fail) == []
 
 
 def test_a_plain_snakemake_warns(study, monkeypatch):
@@ -87,7 +97,7 @@ def test_targets_of_the_user_are_made_alone(study):
     lines = []
     assert steps_to_check(study, ["--until", "qc", "--keep-going"], lines.append) == ["index", "qc"]
     assert steps_to_check(study, ["--keep-going", "results/x/manifests/train/dualflow_seed-0.json"], lines.append) == []
-    assert "finished steps are checked again" in lines[0]
+    assert "of 2 finished steps; those of this run are checked again" in lines[0]
     assert "`dualflow run` without targets checks them" in lines[1]
 
 

@@ -6,11 +6,14 @@ import pytest
 import torch
 from learning_phantoms import learning_data
 
-from dualflow.commands.learning_data import fingerprint_of
+from dualflow.commands.learning_data import _require_revision, fingerprint_of
 from dualflow.config import parse_config
 from dualflow.data.dataset import PairDataset
 from dualflow.data.unseen_voxels import mean_of_shown, unseen
+from dualflow.errors import DataError
 from dualflow.imaging.intensity import INSIDE
+from dualflow.layout import Layout, Scan
+from dualflow.manifest import write_manifest
 from dualflow.revisions import REVISIONS
 
 
@@ -61,6 +64,16 @@ def test_a_revision_of_trainings_changes_the_fingerprint(fingerprint, monkeypatc
     before = fingerprint()
     monkeypatch.setitem(REVISIONS, "train", -1)
     assert fingerprint() != before
+
+
+def test_scans_of_another_preprocessing_are_refused(tmp_path, monkeypatch):
+    """A training by hand after an update would learn from scans that conversion prepares otherwise."""
+    layout, scan = Layout(tmp_path / "x"), Scan("1")
+    write_manifest(layout.scan_manifest(scan), step="preprocess", outputs={}, inputs={}, config={})
+    _require_revision(layout, [scan.key])
+    monkeypatch.setitem(REVISIONS, "preprocess", -1)
+    with pytest.raises(DataError, match=r"sub-1: was made by revision .* of the preprocessing, expected -1"):
+        _require_revision(layout, [scan.key])
 
 
 def test_data_splits_and_side_values_change_the_fingerprint(fingerprint, phantoms, held_out):

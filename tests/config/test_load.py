@@ -4,7 +4,7 @@ import stat
 
 import pytest
 
-from dualflow.config import Config, load_config, write_resolved
+from dualflow.config import Config, is_private, load_config, parse_config, public_values, write_resolved
 from dualflow.errors import ConfigError
 
 MINIMAL = "study: {name: test}\n"
@@ -260,3 +260,16 @@ def test_errors_are_plain(tmp_path, text, override, message):
     file.write_text(text)
     with pytest.raises(ConfigError, match=message):
         load_config(file, [override] if override else [])
+
+
+def test_public_values_name_no_subject():
+    """Nor does the command of a comparison show labels of subjects."""
+    config = parse_config(
+        {"study": {"name": "x"}, "split": {"test_subjects": ["Smith"], "validation_subjects": ["Doe"]}}
+    )
+    assert not {"test_subjects", "validation_subjects"} & set(public_values(config)["split"])
+    assert [is_private(f"split.{key}") for key in ("test_subjects", "validation_subjects", "folds")] == [
+        True,
+        True,
+        False,
+    ]

@@ -70,16 +70,17 @@ def test_side_information_of_an_image_is_an_option(convert, monkeypatch):
     assert "unknown" not in done.stderr
 
 
-def test_a_model_of_another_preprocessing_is_mentioned(convert, model, monkeypatch):
+@pytest.mark.parametrize(("revision", "shown"), [(1, "1"), (None, "unknown")])
+def test_a_model_of_another_preprocessing_is_mentioned(convert, model, monkeypatch, revision, shown):
     """Its scans were prepared in another way than those to convert; the note says which dualflow fits."""
     converted(monkeypatch)
     path = model / "model.json"
     card = json.loads(path.read_text())
-    path.write_text(json.dumps(card | {"preprocess_revision": 1, "commit": "4c342bf6" * 5}))
+    path.write_text(json.dumps(card | {"preprocess_revision": revision, "commit": "4c342bf6" * 5}))
     monkeypatch.setitem(REVISIONS, "preprocess", 2)
     done = convert("t1.nii.gz", "--out", "out", "--age", "71")
     assert done.exit_code == 0, done.output
-    assert "revision 1 of the preprocessing prepared the scans that the model learnt from, revision 2" in done.stderr
+    assert f"revision {shown} of the preprocessing prepared the scans that the model learnt from, rev" in done.stderr
     assert f"convert with its own dualflow {card['dualflow']}, commit 4c342bf64c34" in done.stderr
 
 
