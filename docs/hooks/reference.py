@@ -240,9 +240,7 @@ def modalities() -> str:
         [
             f"`{name}`",
             f"`{row.datatype}/*{f'_trc-{row.tracer}' if row.tracer else ''}_{row.suffix}`",
-            row.normaliser
-            if (target := row.as_target().normaliser) == row.normaliser
-            else f"{row.normaliser}; {target}",
+            "; ".join(dict.fromkeys((row.normaliser, row.as_target().normaliser))),
             row.unit,
             f"`{row.reference}`" if row.normaliser == "suvr" else "",
             f"{row.window[0]:g} to {row.window[1]:g}",

@@ -96,11 +96,11 @@ def _check_workers(client: Client, address: str) -> None:
             f"{address}: a worker has {threads} threads, expected one because a scan takes one process; start the "
             f"workers with `dask worker {address} --nthreads 1 --nworkers {threads}`"
         )
-    versions = client.run(_version, on_error="return")
+    versions, here = client.run(_version, on_error="return"), _version()
     for worker, version in versions.items():
-        if version != _version():
+        if version != here:
             raise ClusterError(
-                f"{address}: the worker {worker} has dualflow {version}, expected {_version()} as here; install the "
+                f"{address}: the worker {worker} has dualflow {version}, expected {here} as here; install the "
                 "same version for all workers"
             )
 

@@ -116,6 +116,7 @@ def test_steps_that_the_user_forces_stay_beside_damaged_ones(finished, capfd):
     assert list_steps(config, ["--forcerun", str(config.layout.manifest("cohort"))]) == 0
     rows = capfd.readouterr().out.splitlines()
     assert {"cohort", "index"} <= {row.split()[0] for row in rows}
+    assert any("asked for, or its outputs were changed or removed" in row for row in rows)
 
 
 def test_a_run_without_test_people_is_refused_before_its_first_step(tmp_path, monkeypatch, capfd):

@@ -264,12 +264,7 @@ def test_errors_are_plain(tmp_path, text, override, message):
 
 def test_public_values_name_no_subject():
     """Nor does the command of a comparison show labels of subjects."""
-    config = parse_config(
-        {"study": {"name": "x"}, "split": {"test_subjects": ["Smith"], "validation_subjects": ["Doe"]}}
-    )
-    assert not {"test_subjects", "validation_subjects"} & set(public_values(config)["split"])
-    assert [is_private(f"split.{key}") for key in ("test_subjects", "validation_subjects", "folds")] == [
-        True,
-        True,
-        False,
-    ]
+    labels = {"test_subjects": ["Smith"], "validation_subjects": ["Doe"]}
+    config = parse_config({"study": {"name": "x"}, "split": labels})
+    assert not set(labels) & set(public_values(config)["split"])
+    assert [is_private(f"split.{key}") for key in (*labels, "folds")] == [True, True, False]
