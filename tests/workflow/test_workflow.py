@@ -168,7 +168,8 @@ def test_snakemake_packs_figures_and_tables_with_captions(workspace, tmp_path):
 
 def test_a_failed_run_stays_failed_until_it_is_repaired(workspace, tmp_path):
     """A failed step fails again, although the report of an earlier run exists."""
-    shutil.copytree(workspace / "results", tmp_path / "results")
+    for folder in ("results", ".snakemake"):
+        shutil.copytree(workspace / folder, tmp_path / folder)
     write_config(tmp_path, TINY)
     results, model = tmp_path / "results/tiny", "models/mean_image/seed-0"
     manifest = "results/tiny/manifests/train/mean_image_seed-0.json"
