@@ -10,7 +10,7 @@ REVISIONS = {
     "index": 3,
     "preprocess": 2,
     "qc": 1,
-    "train": 4,
+    "train": 5,
     "evaluate": 3,
     "convert": 1,
     "impute": 1,

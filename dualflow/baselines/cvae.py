@@ -10,7 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dualflow.baselines.correction import BANDS
-from dualflow.baselines.residual_sampler import NetworkInputs, ResidualObjective, ResidualSampler, mean_inside
+from dualflow.baselines.residual_sampler import (
+    NetworkInputs,
+    ResidualObjective,
+    ResidualSampler,
+    mean_inside,
+    per_voxel,
+)
 from dualflow.baselines.unet import unet_network
 from dualflow.flows.objective import Objective
 from dualflow.flows.rng import standard_noise
@@ -114,12 +120,11 @@ class EvidenceBound(ResidualObjective):
         )
         ratio = log_deviation - prior_log
         divergence = 0.5 * ((2 * ratio).exp() + ((mean - prior_mean) / prior_log.exp()).square() - 1) - ratio
-        voxels = (given.inside.sum() * BANDS).clamp_min(1)
-        per_voxel = divergence.sum() / voxels
+        divergence = per_voxel(divergence, given.inside)
         begin, end = WARM_UP
         weight = min(max((self.progress - begin) / (end - begin), 0.0), 1.0) if self.training else 1.0
-        parts = {"reconstruction": reconstruction.detach(), "divergence": per_voxel.detach()}
-        return {"loss": reconstruction + weight * per_voxel, "elbo": -(reconstruction + per_voxel).detach(), **parts}
+        parts = {"reconstruction": reconstruction.detach(), "divergence": divergence.detach()}
+        return {"loss": reconstruction + weight * divergence, "elbo": -(reconstruction + divergence).detach(), **parts}
 
 
 def gaussian_loss(bands: Tensor, mean: Tensor, log_sigma: Tensor, inside: Tensor) -> Tensor:

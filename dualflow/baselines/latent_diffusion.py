@@ -12,7 +12,13 @@ from torch.nn import functional as F
 
 from dualflow.baselines.correction import BANDS
 from dualflow.baselines.cvae import BandNoise, gaussian_loss
-from dualflow.baselines.residual_sampler import NetworkInputs, ResidualObjective, ResidualSampler, mean_inside
+from dualflow.baselines.residual_sampler import (
+    NetworkInputs,
+    ResidualObjective,
+    ResidualSampler,
+    mean_inside,
+    per_voxel,
+)
 from dualflow.flows.objective import Objective
 from dualflow.flows.regression_scans import Pairs
 from dualflow.flows.rng import standard_noise, uniform_noise
@@ -165,9 +171,9 @@ class AutoencoderLoss(ResidualObjective):
         image = model.autoencoder.decode(latent) * given.inside
         reconstruction = gaussian_loss(bands, image, model.decoder_noise.log_sigma(), given.inside)
         divergence = 0.5 * (mean.square() + deviation.square() - 1) - deviation.clamp_min(1e-6).log()
-        per_voxel = (divergence * latent_inside(given)).sum() / (given.inside.sum() * BANDS).clamp_min(1)
-        loss = reconstruction + DIVERGENCE * per_voxel
-        return {"loss": loss, "reconstruction": reconstruction.detach(), "divergence": per_voxel.detach()}
+        divergence = per_voxel(divergence * latent_inside(given), given.inside)
+        loss = reconstruction + DIVERGENCE * divergence
+        return {"loss": loss, "reconstruction": reconstruction.detach(), "divergence": divergence.detach()}
 
     def sample(self, source: Tensor, side: Tensor | None, generator: torch.Generator) -> None:
         """Return None: the diffusion is not trained yet."""

@@ -16,7 +16,7 @@ from dualflow.baselines.residual_density import ResidualDensity
 from dualflow.baselines.residual_law import ResidualLaw
 from dualflow.baselines.residuals import ResidualScans
 from dualflow.flows.closed_form_fits import Solver, fit_closed_form
-from dualflow.flows.objective import Batch, ImageObjective, Objective, masked_l1
+from dualflow.flows.objective import Batch, ImageObjective, Objective, masked_l1, mean_over_scans
 from dualflow.flows.regression_scans import Pairs
 
 STRIDES = (1, 2, 2)
@@ -167,8 +167,8 @@ class VoxelLikelihood(Objective):
         deviation = batch.spread_or(self.model.law.spread, inside > 0) * factor
         nll = 0.5 * ((target - image) / deviation).square() + deviation.log() + 0.5 * log(2 * torch.pi)
         weight = deviation.detach() ** (2 * BETA)
-        likelihood = (nll.detach() * inside).sum() / inside.sum().clamp_min(1)
-        loss = (nll * weight * inside).sum() / (weight * inside).sum().clamp_min(1e-12)
+        likelihood = mean_over_scans(nll.detach(), inside)
+        loss = mean_over_scans(nll, weight * inside)
         return {"loss": loss, "nll": likelihood, "l1": masked_l1(image, target, mask).detach()}
 
     def point_estimate(self, source: Tensor, side: Tensor | None = None) -> Tensor:

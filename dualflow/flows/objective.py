@@ -103,4 +103,17 @@ class ImageObjective(Objective):
 def masked_l1(prediction: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
     """Return the mean absolute error over the mask's voxels, in the target's unit; over all without a mask."""
     inside = torch.ones_like(target) if mask is None else mask.to(target.dtype).expand_as(target)
-    return ((prediction - target).abs() * inside).sum() / inside.sum().clamp_min(1)
+    return mean_over_scans((prediction - target).abs(), inside)
+
+
+def mean_over_scans(values: Tensor, weights: Tensor) -> Tensor:
+    """Return the mean over scans of each scan's weighted mean; one without weight counts as 0.
+
+    So the loss does not depend on how processes share a batch, which a mean over its voxels would.
+
+    Args:
+        values: `[N, C, D, H, W]`.
+        weights: of the same shape.
+    """
+    total = weights.flatten(1).sum(1)
+    return ((values * weights).flatten(1).sum(1) / total.clamp_min(torch.finfo(total.dtype).tiny)).mean()

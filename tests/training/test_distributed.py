@@ -12,7 +12,9 @@ import torch
 from safetensors.torch import load_file
 from torch import distributed
 
+from dualflow.baselines import BASELINES
 from dualflow.config import TrainConfig
+from dualflow.config.learning import SEEDED
 from dualflow.data.dataset import collate
 from dualflow.errors import ConfigError
 from dualflow.flows.flow_objective import FlowObjective
@@ -76,6 +78,34 @@ def test_a_batch_that_cannot_be_shared_is_refused():
     with pytest.raises(ConfigError, match="cannot be shared by 2 processes"):
         ProcessGroup(1, 2).rows(3)
     assert ProcessGroup(1, 2).rows(4) == slice(2, 4)
+
+
+def objectives(name, batch):
+    """The objectives of a model, one per stage, before its first step."""
+    torch.manual_seed(0)
+    if name in PRESETS:
+        flow = DualFlow(preset(name, **SMALL), shape=(16, 16, 16), side_features=1)
+        initialize_flow(flow, batch)
+        return [FlowObjective(flow)]
+    model = BASELINES[name]((16, 16, 16), 1, 1, width=8)
+    return [stage for stage in (model.first_stage(), model.objective()) if stage is not None]
+
+
+@pytest.mark.parametrize("name", [*PRESETS, *SEEDED])
+def test_the_loss_of_a_batch_is_the_mean_of_its_scans(name, phantoms):
+    """Otherwise a training would depend on how many processes share a batch; here one brain is half the other's."""
+    items = [dict(item) for item in phantoms.items[:2]]
+    items[1]["mask"] = items[1]["mask"].clone()
+    items[1]["mask"][..., 8:] = False
+    whole = to_batch(collate(items), torch.device("cpu"))
+    for objective in objectives(name, whole):
+        losses = []
+        for rank, shares in [(0, 1), (0, 2), (1, 2)]:
+            torch.manual_seed(0)
+            with batch_shard(rank, shares), torch.no_grad():
+                rows = to_batch(collate(items if shares == 1 else [items[rank]]), torch.device("cpu"))
+                losses.append(objective.train()(rows)["loss"].item())
+        assert losses[0] == pytest.approx((losses[1] + losses[2]) / 2, rel=1e-4)
 
 
 @pytest.fixture(scope="module")
