@@ -16,7 +16,7 @@ from dualflow.commands.steps import (
     step_names,
 )
 from dualflow.commands.study_config import parse_study_config
-from dualflow.config import write_resolved
+from dualflow.config import training_values, write_resolved
 from dualflow.data.fingerprint import study_fingerprint
 from dualflow.errors import ConfigError, DualflowError
 from dualflow.lifetime import PARENTS, parents_of_steps
@@ -112,17 +112,9 @@ def revision(step):
     return {f"revision of {step}": REVISIONS[step]}
 
 
-# Values of section train that do not change the result of one training.
-WITHOUT_EFFECT = ("seeds", "processes", "device")
-
-
 def model_section(wildcards):
     """The values that the training of one model depends on."""
-    if wildcards.model in study.flows:
-        flow = study.flows[wildcards.model].model_dump(mode="json")
-        return {"flow": flow, **section("train", without=WITHOUT_EFFECT)}
-    baseline = study.baselines.of(wildcards.model).model_dump(mode="json")
-    return {"baseline": baseline, **section("train", "model", without=WITHOUT_EFFECT)}
+    return training_values(study, wildcards.model)
 
 
 def analysis_section(wildcards):

@@ -17,8 +17,7 @@ rule train:
         section=model_section,
         revision=revision("train"),
     shell:
-        "dualflow train --threads {params.section[train][threads]}"
-        " --model {wildcards.model} --seed {wildcards.seed} 2>&1 | tee {log:q}"
+        "dualflow train --model {wildcards.model} --seed {wildcards.seed} 2>&1 | tee {log:q}"
 
 
 if CLOSED_FORM:

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import pandas as pd
 
-from dualflow.config import Config, dump_sections
+from dualflow.config import Config, training_values
 from dualflow.data.dataset import PairDataset
 from dualflow.data.side_encoder import SideEncoder
 from dualflow.data.study_pairs import learning_pairs
@@ -20,9 +20,6 @@ from dualflow.manifest import read_manifest
 from dualflow.revisions import REVISIONS
 from dualflow.training.closed_form import ClosedFormCache
 from dualflow.training.flow_spec import flow_spec
-
-NO_EFFECT = ("seeds", "models", "processes", "device", "memory", "threads", "max_skipped", "max_round_trip")
-"""Configuration fields that change no result of one training, or only its rounding; the last two can only stop it."""
 
 
 @dataclass(frozen=True)
@@ -90,10 +87,8 @@ def _require_revision(layout: Layout, scans: Sequence[str]) -> None:
 
 def fingerprint_of(config: Config, name: str, data: LearningData) -> str:
     """Digest of all inputs of a training except its seed; states with another digest are not resumed."""
-    # The size of a network baseline follows that of the main flow.
-    choice = config.flows.get(name, config.model)
-    baseline = [] if name in config.flows else [config.baselines.of(name)]
-    sections = dump_sections(config.train, choice, *baseline, without=NO_EFFECT)
-    # The options that the configuration leaves out too: a later version may have other ones.
-    layers = flow_spec(choice).to_dict()
-    return digest_of({"revision": REVISIONS["train"], "name": name, "scans": data.digest, "layers": layers, **sections})
+    values = training_values(config, name)
+    if "flow" in values or "model" in values:
+        # The options that the configuration leaves out too: a later version may have other ones.
+        values["layers"] = flow_spec(config.flows.get(name, config.model)).to_dict()
+    return digest_of({"revision": REVISIONS["train"], "name": name, "scans": data.digest, **values})

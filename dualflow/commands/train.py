@@ -25,7 +25,7 @@ from dualflow.commands.model_runs import (
 )
 from dualflow.commands.training_curves import log_curves, watcher
 from dualflow.commit import commit_text
-from dualflow.config import Config, dump_sections, public_values
+from dualflow.config import Config, public_values, training_values
 from dualflow.config.learning import SEEDED
 from dualflow.data.dataset import PairDataset
 from dualflow.data.tsv import table_text
@@ -150,7 +150,7 @@ def _train(config: Config, name: str, seed: int, data: LearningData, group: Proc
             "name": name,
             "seed": seed,
             "study": public_values(config)["study"],
-            **dump_sections(config.train, config.baselines.of(name)),
+            **training_values(config, name),
         }
         for target in (record, path):
             _finish(target, {file.name: file for file in files}, data.digests, values, training)

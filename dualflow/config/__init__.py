@@ -19,6 +19,7 @@ from dualflow.config.learning import (
 from dualflow.config.load import checked, load_config, parse_config
 from dualflow.config.section import Section, dump_sections
 from dualflow.config.tracking_uri import public_uri
+from dualflow.config.training_values import training_values
 
 __all__ = [
     "CEILINGS",
@@ -44,5 +45,6 @@ __all__ = [
     "parse_config",
     "public_uri",
     "public_values",
+    "training_values",
     "write_resolved",
 ]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dualflow.config import Config, dump_sections
+from dualflow.config import Config, training_values
 from dualflow.data.markdown import UNKNOWN
 from dualflow.data.tsv import read_typed_table
 from dualflow.errors import CheckpointError, DataError
@@ -29,8 +29,6 @@ CARD_SECONDS = ("mean_seconds", "pretrain_seconds", "initialize_seconds", "calib
 """Fields of the model card with the seconds that a training spends outside its optimiser steps."""
 CALIBRATION = ("nats_before", "nats_after")
 """Facts of the model card on what calibration changed."""
-NOT_COMPARED = ("steps", "seeds", "device", "processes", "threads")
-"""Options that change no result of a training whose steps are those of the plan."""
 WINS = {"true_beats_wrong": ("nll_true", "nll_wrong"), "true_beats_blurred": ("nll_true", "nll_blurred")}
 """Share of subjects whose first NLL is below the second."""
 
@@ -179,9 +177,9 @@ def _follows_plan(config: Config, plan: Plan, card: ModelCard) -> bool:
     steps = int(read_typed_table(history)["step"].iloc[-1])
     if steps + card.training.pretrain_steps != budget.steps:
         return False
-    planned = apply_plan(config, plan, [card.name])
-    now = dump_sections(planned.train, planned.baselines.of(card.name))
-    if any(_options(manifest["config"][section]) != _options(values) for section, values in now.items()):
+    planned = training_values(apply_plan(config, plan, [card.name]), card.name)
+    planned.pop("model", None)  # of a network: its width is compared below
+    if any(_options(manifest["config"].get(section, {})) != _options(now) for section, now in planned.items()):
         return False
     return _is_built_as_now(config, card)
 
@@ -198,8 +196,8 @@ def _is_built_as_now(config: Config, card: ModelCard) -> bool:
 
 
 def _options(section: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a section that change a training of a given number of steps."""
-    return {key: value for key, value in section.items() if key not in NOT_COMPARED}
+    """The options of a section beside the number of steps."""
+    return {key: value for key, value in section.items() if key != "steps"}
 
 
 def _cost(trainings: Sequence[Training], budget: ModelBudget | None) -> dict[str, float]:

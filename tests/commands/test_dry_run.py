@@ -81,7 +81,7 @@ def finished(tmp_path, monkeypatch):
     [
         ({"convert": {"temperature": 0.9}}, "evaluate/dualflow_seed-0", "convert.temperature 1.0 -> 0.9"),
         ({"convert": {"temperature": 0.9}}, "evaluate/mean_image_seed-0", "convert.temperature 1.0 -> 0.9"),
-        ({"train": {"threads": 2}}, "train/dualflow_seed-0", "train.threads 1 -> 2"),
+        ({"train": {"batch_size": 4}}, "train/dualflow_seed-0", "train.batch_size 2 -> 4"),
         ({"model": {"preset": "c_glow"}}, "convert", "model.preset dualflow -> c_glow"),
         ({"preprocess": {"shards": 3}}, "cohort/shard-0", "preprocess.shards 2 -> 3"),
         (

@@ -204,14 +204,14 @@ def test_a_network_tracks_its_width_and_selected_step(tmp_path, phantoms, held_o
 
 
 def test_a_finished_training_is_not_repeated(tmp_path, phantoms, held_out, card, monkeypatch, capsys):
-    """Neither trained nor tracked again, unless its folder is gone or an option has changed."""
+    """Neither trained nor tracked again, unless its folder is gone or its scans have changed."""
     values = {
         "study": {"name": "x", "results": str(tmp_path), "side": ["age"]},
         "preprocess": {"shape": [16, 16, 16], "spacing_mm": 12.0},
         "baselines": {"models": ["mean_image"]},
     }
-    data, tracked = learning_data(card, phantoms, held_out), []
-    monkeypatch.setattr(LearningData, "load", classmethod(lambda cls, config: data))
+    data, tracked = [learning_data(card, phantoms, held_out)], []
+    monkeypatch.setattr(LearningData, "load", classmethod(lambda cls, config: data[-1]))
     monkeypatch.setattr(module, "model_run", lambda *arguments: tracked.append(arguments) or nullcontext(Run()))
     config = parse_config(values)
     train(config, ["mean_image"], 0)
@@ -226,5 +226,8 @@ def test_a_finished_training_is_not_repeated(tmp_path, phantoms, held_out, card,
     shutil.rmtree(folder)
     train(config, ["mean_image"], 0)
     train(parse_config({**values, "train": {"learning_rate": 1e-4}}), ["mean_image"], 0)
+    assert len(tracked) == 2
+    data.append(learning_data(card, phantoms, held_out, "others"))
+    train(config, ["mean_image"], 0)
     assert len(tracked) == 3
     assert load_card(folder).name == "mean_image"

@@ -4,7 +4,7 @@ import pandas as pd
 import torch
 
 from dualflow.commit import commit_text
-from dualflow.config import dump_sections, public_values
+from dualflow.config import dump_sections, public_values, training_values
 from dualflow.digests import sha256
 from dualflow.layout import Scan
 from dualflow.manifest import write_manifest
@@ -110,8 +110,8 @@ def train_and_score(
         commit_text(path, table.to_csv(sep="\t", index=False))
     commit_text(layout.benchmark(f"train/{stem}"), f"s\tmax_rss\n10.0\t{memory}\n")
     inputs = {LEARNT: digests[LEARNT]}
-    train = config.train.model_copy(update={"patience": None})
-    options = {"study": public_values(config)["study"], **dump_sections(train, config.baselines.of(name))}
+    values = training_values(config.with_fields("train", patience=None), name)
+    options = {"study": public_values(config)["study"], **values}
     write_manifest(layout.manifest(f"train/{stem}"), step="train", outputs={}, inputs=inputs, config=options)
     write_manifest(
         layout.manifest(f"evaluate/{stem}"),
