@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,10 +18,16 @@ from dualflow.config.tracking_uri import public_uri
 from dualflow.errors import ConfigError
 
 S = TypeVar("S", bound=Section)
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_OTHER_BASE = re.compile(r"[-+]?(0[0-7_]+|.*:.*)")
 
 
-class UniqueKeys(yaml.SafeLoader):
-    """PyYAML's safe loader, which refuses a key that is given twice; PyYAML itself keeps the last one."""
+class PlainLoader(yaml.SafeLoader):
+    """PyYAML's safe loader without its surprises.
+
+    A key that is given twice is refused; PyYAML keeps the last one. So are numbers that YAML 1.1 takes for octal or
+    sexagesimal ones, such as 010 for 8 and 1:30 for 90.
+    """
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """Return a mapping as it is written; a `<<` merge may repeat keys."""
@@ -32,6 +39,15 @@ class UniqueKeys(yaml.SafeLoader):
                     problem = f"'{key.value}' is given twice; join its entries under one key"
                     raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
                 keys.add(key.value)
+        return node
+
+    def compose_scalar_node(self, anchor: Any) -> yaml.ScalarNode:
+        """Return a scalar as it is written."""
+        node: yaml.ScalarNode = super().compose_scalar_node(anchor)
+        if node.tag in _NUMBERS and _OTHER_BASE.fullmatch(node.value):
+            value = yaml.SafeLoader.yaml_constructors[node.tag](self, node)
+            problem = f"'{node.value}' is {value:g} in YAML; write {value:g}, or '{node.value}' in quotes for text"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
         return node
 
 
@@ -52,7 +68,7 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
     try:
         text = path.read_text(encoding="utf-8-sig")
         # A resolved configuration is JSON, whose escapes YAML reads otherwise.
-        raw = json.loads(text) if path.suffix == ".json" else UniqueKeys(text).get_single_data()
+        raw = json.loads(text) if path.suffix == ".json" else PlainLoader(text).get_single_data()
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); name an existing YAML file") from error
     except UnicodeDecodeError as error:
@@ -85,9 +101,25 @@ def checked(section: type[S], raw: Mapping[str, Any], name: str) -> S:
         ConfigError: a key or value is not accepted.
     """
     try:
-        return section.model_validate(raw)
+        values = section.model_validate(raw)
     except ValidationError as error:
         raise ConfigError(f"{name}: " + "; ".join(_explain(entry, section) for entry in error.errors())) from None
+    if wrong := [*_booleans_as_numbers(raw, values)]:
+        raise ConfigError(f"{name}: {wrong[0]}: expected a number, not yes or no")
+    return values
+
+
+def _booleans_as_numbers(raw: Any, value: Any, key: str = "") -> Iterator[str]:
+    """Keys whose `yes` or `no` pydantic took for 1 or 0."""
+    if isinstance(raw, bool) and not isinstance(value, bool):
+        yield key
+    elif isinstance(raw, Mapping):
+        for name, inner in raw.items():
+            checked_value = value[name] if isinstance(value, Mapping) else getattr(value, name)
+            yield from _booleans_as_numbers(inner, checked_value, f"{key}.{name}" if key else str(name))
+    elif isinstance(raw, list | tuple):
+        for inner, checked_value in zip(raw, value, strict=True):
+            yield from _booleans_as_numbers(inner, checked_value, key)
 
 
 def _override(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -105,7 +137,7 @@ def _override(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
             node[section] = dict(inner or {})
             node = node[section]
         try:
-            node[last] = UniqueKeys(value).get_single_data()
+            node[last] = PlainLoader(value).get_single_data()
         except yaml.constructor.ConstructorError as error:
             raise ConfigError(f"override '{override}': {error.problem}") from None
         except (yaml.YAMLError, ValueError, RecursionError):

@@ -7,8 +7,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from dualflow.errors import DataError
 from dualflow.flows.rng import standard_noise, uniform_noise
 from dualflow.flows.spec import FlowSpec
+
+BIN_TOLERANCE = 1e-3
+"""Largest distance of a value from a multiple of `bin_width`, in bins: float32 rounds large ones."""
 
 
 def prepare_target(
@@ -43,6 +47,21 @@ def gaussian(target: Tensor, spec: FlowSpec, generator: torch.Generator | None =
 def uniform(target: Tensor, spec: FlowSpec, generator: torch.Generator | None = None) -> Tensor:
     """Spread multiples of `bin_width` evenly over their bins, so that the density bounds the probability mass."""
     return target + spec.bin_width * uniform_noise(target, generator)
+
+
+def require_bins(target: Tensor, spec: FlowSpec) -> None:
+    """Check that the values of a target that is dequantised are multiples of `bin_width`.
+
+    Raises:
+        DataError: one is not, so that it would be drawn back to another value.
+    """
+    bins = target.double() / spec.bin_width
+    off = (bins - bins.round()).abs() > BIN_TOLERANCE
+    if spec.dequantisation == "uniform" and off.any():
+        raise DataError(
+            f"a target has the value {target[off][0]:g}, expected multiples of bin_width = {spec.bin_width:g}; choose "
+            "dequantisation: none, which is for real values, or another bin_width"
+        )
 
 
 def with_background(

@@ -85,7 +85,11 @@ def scan_counts(config: Config) -> ScanCounts:
         counts = read_pairs(config.layout)["split"].value_counts()
         return ScanCounts(int(counts.get("train", 0)), int(counts.get("validation", 0)))
     subjects = config.cohort.subjects if config.embedded else 0
-    validation, test = (round(subjects * share) for share in (config.split.validation, config.split.test))
+    split = config.split
+    test = round(subjects * split.test)
+    if split.folds is not None:
+        test = 1 if split.folds == "leave-one-out" else round(subjects / split.folds)
+    validation = round(subjects * split.validation)
     return ScanCounts(subjects - validation - test, validation)
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from dualflow.config import ModelConfig
 from dualflow.data.dataset import PairDataset, collate
 from dualflow.errors import DataError
+from dualflow.flows.dequantization import require_bins
 from dualflow.flows.flow_objective import FlowObjective
 from dualflow.flows.initialization import initialize_flow
 from dualflow.flows.model import DualFlow
@@ -109,11 +110,13 @@ def prepare_flow(
     without that subject. Residuals from a mean fitted on all would be smaller than those of new subjects.
 
     Raises:
-        DataError: there are no training pairs.
+        DataError: there are no training pairs, or their targets cannot be dequantised.
     """
     if not len(train):
         raise DataError("no training pairs are left; check the splits and the quarantine table")
     spec, steps = flow_spec(choice), choice.steps or context.config.steps
+    for item in train.items:
+        require_bins(item["target"], spec)
     device = context.group.device
     mean = fit_mean(spec.mean, train, context)
     train = train if mean.images is None else train.with_means(mean.images)

@@ -134,6 +134,12 @@ def test_an_unknown_key_is_an_error(write, text, message):
             ["baselines.models.1 = 'unett'", "'rectified_flow' or 'latent_diffusion'"],
         ),
         (MINIMAL + "baselines: {training: {stacked: {steps: 3}}}", ["'stacked'", "closed form", "choose from: unet"]),
+        (MINIMAL + "train: {augment: {flip: yes}}", ["train.augment.flip: expected a number, not yes or no"]),
+        (MINIMAL + "train: {max_skipped: no}", ["train.max_skipped: expected a number"]),
+        (MINIMAL + "train: {seeds: [yes]}", ["train.seeds: expected a number"]),
+        (MINIMAL + "preprocess: {scanner_resolution_mm: {A: yes}}", ["scanner_resolution_mm.A: expected a number"]),
+        (MINIMAL + "split: {test_subjects: [010]}", ["'010' is 8 in YAML; write 8, or '010' in quotes for text"]),
+        (MINIMAL + "train: {steps: 1:30}", ["'1:30' is 90 in YAML", "line"]),
         ("cohort: {subjects: 3}", ["study", "required"]),
     ],
 )

@@ -23,8 +23,8 @@ from flow_zoo import (
 from scipy.stats import kstest, norm
 from torch import Tensor
 
-from dualflow.errors import ConfigError
-from dualflow.flows.dequantization import DEQUANTIZATIONS
+from dualflow.errors import ConfigError, DataError
+from dualflow.flows.dequantization import DEQUANTIZATIONS, require_bins
 from dualflow.flows.model import DualFlow
 from dualflow.flows.objective import Batch
 from dualflow.flows.predictions import predict
@@ -142,6 +142,16 @@ def test_log_mass_needs_an_integer_flow():
     flow, tensors = trained("c_glow"), batch()
     with pytest.raises(ConfigError, match="choose dequantisation: uniform"):
         flow.log_mass(*tensors)
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
+def test_only_multiples_of_the_bin_width_are_dequantised(scale):
+    """Real values would come back rounded; as float32 holds them, multiples are accepted."""
+    spec = small("c_glow", dequantisation="uniform", bin_width=0.1 * scale)
+    require_bins(torch.arange(-900, 900).float() * (0.1 * scale), spec)
+    with pytest.raises(DataError, match=r"a target has the value .*5.*, expected multiples of bin_width = "):
+        require_bins(torch.tensor([0.1, 0.15]) * scale, spec)
+    require_bins(torch.tensor([0.1, 0.15]) * scale, spec.replace(dequantisation="none"))
 
 
 def test_log_mass_needs_a_draw():

@@ -50,6 +50,14 @@ def test_the_table_has_every_mode_and_names_the_fastest_that_fits(capsys):
     assert "12 training and 3 validation scans" in text
 
 
+@pytest.mark.parametrize(("folds", "train"), [(None, 32), (4, 26), ("leave-one-out", 35)])
+def test_scans_of_the_embedded_cohort_are_counted_before_its_index(tmp_path, folds, train):
+    """As its folds or shares will divide them."""
+    values = {"study": {"name": "x", "results": str(tmp_path)}, "cohort": {"subjects": 40}}
+    split = {"validation": 0.1, "test": 0.1, **({} if folds is None else {"folds": folds})}
+    assert forecast.scan_counts(parse_config(values | {"split": split})) == forecast.ScanCounts(train, 4)
+
+
 def test_what_does_not_fit_is_not_timed(capsys):
     """Without a mode that fits, the command prints a remedy."""
     frame = forecast.forecast_training(config(), memory_gib=0.01)

@@ -283,6 +283,13 @@ def test_training_without_pairs_is_refused(train, small_flow):
         train(small_flow, pairs=PairDataset([]))
 
 
+def test_real_values_are_not_dequantised(train, small_flow):
+    """The error comes before the fits."""
+    options = small_flow.options | {"dequantisation": "uniform"}
+    with pytest.raises(DataError, match=r"expected multiples of bin_width = 1; choose dequantisation: none"):
+        train(small_flow.model_copy(update={"options": options}))
+
+
 def test_the_whitening_is_fitted_before_the_flow(train, small_default):
     """Its correlation is that of the residuals, no longer white noise."""
     assert train(small_default).model.whitening.shares[0] < 1
