@@ -27,6 +27,8 @@ from dualflow.evaluation.study_metrics import STUDY_METRICS
 from dualflow.flows.presets import PRESETS
 from dualflow.flows.spec import FlowSpec
 from dualflow.modalities import MODALITIES, REFERENCES
+from dualflow.report.conversion_page import FIGURES
+from dualflow.report.study_text import TABLES
 
 
 def table(headings: list[str], rows: list[list[str]]) -> str:
@@ -289,6 +291,19 @@ def baselines() -> str:
     return table(["name", "what it is"], rows)
 
 
+def conversion_figures() -> str:
+    """The rows of FIGURES."""
+    rows = [
+        [f"`{name}`", row.metric.label, row.metric.unit, row.meaning] for name, row in FIGURES.items() if row.meaning
+    ]
+    return table(["column", "on the page", "unit", "meaning"], rows)
+
+
+def result_tables() -> str:
+    """The rows of TABLES."""
+    return table(["table", "content"], [[f"`{name}`", text] for name, text in TABLES.items()])
+
+
 def exit_codes() -> str:
     """Every exit code, its meaning, and the error classes that have it."""
     kinds = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, errors.DualflowError)]
@@ -311,6 +326,8 @@ GENERATORS: dict[str, Callable[..., str]] = {
     "metrics": metrics,
     "study-metrics": study_metrics,
     "baselines": baselines,
+    "conversion-figures": conversion_figures,
+    "result-tables": result_tables,
     "exit-codes": exit_codes,
 }
 """What a page includes by the line `<!-- generate: NAME [ARGUMENT] -->`."""

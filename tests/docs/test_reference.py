@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -12,12 +13,17 @@ from click.testing import CliRunner
 
 from dualflow.cli import main
 from dualflow.config import Config, parse_config
+from dualflow.data import quality_metrics
+from dualflow.evaluation import statistics
 from dualflow.evaluation.metrics import METRICS
 from dualflow.evaluation.study_metrics import STUDY_METRICS
 from dualflow.flows.presets import PRESETS, preset
 from dualflow.flows.spec import FlowSpec
+from dualflow.inference import conversion_table
+from dualflow.report import likelihood_tables
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "docs" / "hooks"))
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "docs" / "hooks"))
 reference = pytest.importorskip("reference")
 
 
@@ -30,6 +36,17 @@ def test_every_command_and_option_is_described():
         for option in [option for option in command.params if option.param_type_name == "option"]:
             row = next(line for line in section.splitlines() if f"`{option.opts[-1]}`" in line)
             assert len(row.split("|")[3].strip()) > 5, row
+
+
+def test_the_columns_of_all_tables_are_described():
+    """Those that the code lists; scores have tables of their own."""
+    page = (ROOT / "docs/reference/columns.md").read_text() + reference.conversion_figures()
+    described = {name for row in page.splitlines() if row.startswith("|") for name in re.findall(r"`([^`]+)`", row)}
+    names = {*conversion_table.COLUMNS, *statistics.SUMMARY, *statistics.DIFFERENCES, *likelihood_tables.BITS}
+    names |= {*likelihood_tables.IMAGES, *likelihood_tables.ROUND_TRIPS}
+    assert names - described <= {"metric", "mean", *METRICS}
+    for name in quality_metrics.METRICS:
+        assert any(column == name or column.endswith(f"_{name}") for column in described), name
 
 
 def test_commands_keep_their_options(monkeypatch):
