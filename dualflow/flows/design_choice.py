@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dualflow.flows.abnormality import NO_ABNORMALITY, abnormality_rows
+from dualflow.flows.abnormality import NO_ABNORMALITY, AbnormalityRow, abnormality_rows
 from dualflow.flows.harmonise import HARMONISATIONS, Harmonise, quantiles
 from dualflow.flows.regional_law import RegionalLaw
 from dualflow.flows.regression_scans import RegressionScan
@@ -123,7 +123,7 @@ class DesignChoice:
     ) -> dict[str, Any]:
         """Choose whether the contrast helps, and which abnormality; features that do not help become 0."""
         design, abnormality = self.design, self.design.abnormality
-        rows = {row.name: row for row in abnormality_rows(design.channels)}
+        rows = {row.name: row for row in abnormality_rows(design.channels) if self._is_shown(row, deviations)}
         loads = {name: abnormality.choose(row, [deviations[i] for i in self.screened]) for name, row in rows.items()}
         sizes = [self.tissue_count, design.contrast_count, *[ABNORMAL] * len(rows)]
         tissue, contrast, *abnormal = (list(range(*bounds)) for bounds in pairwise([0, *accumulate(sizes)]))
@@ -150,3 +150,14 @@ class DesignChoice:
         abnormality.choose(rows.get(name, NO_ABNORMALITY), deviations)
         table = {f"{block}{' and contrast' * joined}": error for (joined, block), error in errors.items()}
         return {"contrast": use, "abnormality": name, "design_rmse": table}
+
+    def _is_shown(self, row: AbnormalityRow, deviations: Sequence[Tensor]) -> bool:
+        """Whether as many of the screened people have a voxel of an abnormality as it has features.
+
+        Fewer people do not tell its features apart: their errors would be taken for its effect, and a new person with
+        more abnormal tissue would get a multiple of it.
+        """
+        abnormality = self.design.abnormality
+        abnormality.choose(row)
+        shown = [index for index in self.screened if abnormality.combined(deviations[index]).sum() >= 1]
+        return len({self.scans[index].subject for index in shown}) >= ABNORMAL
