@@ -37,11 +37,11 @@ def phantom(index, shape=SHAPE):
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items):
-    """Put the longest groups first, so that no worker waits for them at the end.
+    """Put the longest groups first, then all with slow tests, so that no worker waits for them at the end.
 
     Other tests of a module are a group, so that one worker alone makes the module's fixtures.
     """
-    items.sort(key=lambda item: item.get_closest_marker("workflow") is None)
+    items.sort(key=lambda item: [item.get_closest_marker(mark) is None for mark in ("workflow", "slow")])
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
