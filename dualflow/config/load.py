@@ -118,7 +118,7 @@ def _booleans_as_numbers(raw: Any, value: Any, key: str = "") -> Iterator[str]:
             checked_value = value[name] if isinstance(value, Mapping) else getattr(value, name)
             yield from _booleans_as_numbers(inner, checked_value, f"{key}.{name}" if key else str(name))
     elif isinstance(raw, list | tuple):
-        for inner, checked_value in zip(raw, value, strict=True):
+        for inner, checked_value in zip(raw, value, strict=False):
             yield from _booleans_as_numbers(inner, checked_value, key)
 
 
