@@ -77,15 +77,14 @@ def trained_on_levels() -> DualFlow:
 
 @parametrize_flows(FILLING)
 def test_interpolation_l1_is_the_error_of_hidden_voxels(name):
-    """It is the mean over scans of the error where voxels are hidden, in the mask; evaluation fixes the slabs."""
+    """The term is the mean absolute error where voxels are hidden, inside the mask, with fixed slabs in evaluation."""
     flow, (target, source, side) = trained(name), batch()
     if flow.spec.dequantisation == "uniform":
         pytest.skip("the target of the term has dequantisation noise")
     hidden = random_slabs(target, torch.Generator().manual_seed(0))
     filled = fill_missing(flow, target, ~hidden, flow.condition(source, side))
     term = terms(flow, target, source, side)["interpolation_l1"]
-    errors = [(image - scan).abs()[gone].mean() for image, scan, gone in zip(filled, target, hidden, strict=True)]
-    torch.testing.assert_close(term, torch.stack(errors).mean())
+    torch.testing.assert_close(term, (filled - target).abs()[hidden].mean())
     if not flow.spec.background_noise:
         return
     mask = torch.zeros_like(target, dtype=torch.bool)
