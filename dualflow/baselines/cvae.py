@@ -10,15 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dualflow.baselines.correction import BANDS
-from dualflow.baselines.residual_sampler import (
-    NetworkInputs,
-    ResidualObjective,
-    ResidualSampler,
-    mean_inside,
-    per_voxel,
-)
+from dualflow.baselines.residual_sampler import NetworkInputs, ResidualObjective, ResidualSampler, per_voxel
 from dualflow.baselines.unet import unet_network
-from dualflow.flows.objective import Objective
+from dualflow.flows.objective import Objective, mean_over_scans
 from dualflow.flows.rng import standard_noise
 
 LATENTS = 4
@@ -130,7 +124,7 @@ class EvidenceBound(ResidualObjective):
 def gaussian_loss(bands: Tensor, mean: Tensor, log_sigma: Tensor, inside: Tensor) -> Tensor:
     """Return the negative log-likelihood of bands with a standard deviation for each band, in nats per voxel inside."""
     deviation = ((bands - mean) * (-log_sigma).exp()).square()
-    return mean_inside(0.5 * deviation + log_sigma + 0.5 * log(2 * pi), inside)
+    return mean_over_scans(0.5 * deviation + log_sigma + 0.5 * log(2 * pi), inside)
 
 
 def _gaussian(maps: Tensor, start: float = 0.0) -> tuple[Tensor, Tensor]:

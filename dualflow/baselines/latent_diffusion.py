@@ -12,14 +12,8 @@ from torch.nn import functional as F
 
 from dualflow.baselines.correction import BANDS
 from dualflow.baselines.cvae import BandNoise, gaussian_loss
-from dualflow.baselines.residual_sampler import (
-    NetworkInputs,
-    ResidualObjective,
-    ResidualSampler,
-    mean_inside,
-    per_voxel,
-)
-from dualflow.flows.objective import Objective
+from dualflow.baselines.residual_sampler import NetworkInputs, ResidualObjective, ResidualSampler, per_voxel
+from dualflow.flows.objective import Objective, mean_over_scans
 from dualflow.flows.regression_scans import Pairs
 from dualflow.flows.rng import standard_noise, uniform_noise
 
@@ -205,7 +199,7 @@ class DiffusionLoss(ResidualObjective):
             time = (TIMES * (share if generator is None else (share + draw) / DRAWS)).long()
             state = noising.add_noise(latent, noise, time)
             target = noising.get_velocity(latent, noise, time)
-            losses.append(mean_inside((model.velocity(state, time, given) - target).square(), inside))
+            losses.append(mean_over_scans((model.velocity(state, time, given) - target).square(), inside))
         return {"loss": torch.stack(losses).mean()}
 
 

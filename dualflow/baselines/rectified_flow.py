@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from dualflow.baselines.correction import BANDS
-from dualflow.baselines.residual_sampler import NetworkInputs, ResidualObjective, ResidualSampler, mean_inside
-from dualflow.flows.objective import Objective
+from dualflow.baselines.residual_sampler import NetworkInputs, ResidualObjective, ResidualSampler
+from dualflow.flows.objective import Objective, mean_over_scans
 from dualflow.flows.rng import standard_noise, uniform_noise
 
 TIMES = 1000
@@ -112,7 +112,9 @@ class VelocityMatching(ResidualObjective):
             share = uniform_noise(bands[:, 0, 0, 0, 0], generator)
             time = TIMES * (share if generator is None else (share + draw) / DRAWS)
             state = _scheduler().add_noise(bands, noise, time)
-            losses.append(mean_inside((model.velocity(state, time, given) - (bands - noise)).square(), given.inside))
+            losses.append(
+                mean_over_scans((model.velocity(state, time, given) - (bands - noise)).square(), given.inside)
+            )
         return {"loss": torch.stack(losses).mean()}
 
 

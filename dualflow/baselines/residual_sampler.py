@@ -15,7 +15,7 @@ from dualflow.baselines.linear_models import default_folds
 from dualflow.baselines.residuals import ResidualScans, spread_map
 from dualflow.flows.closed_form_fits import Solver, fit_closed_form
 from dualflow.flows.interface import SAMPLES_AT_ONCE, ConditionalSampler
-from dualflow.flows.objective import Batch, Objective, mean_over_scans
+from dualflow.flows.objective import Batch, Objective
 from dualflow.flows.regression_scans import Pairs
 from dualflow.flows.rng import EVALUATION_SEED, seed_batches
 from dualflow.flows.voxel_features import foreground
@@ -180,11 +180,6 @@ class ResidualObjective(Objective):
     def set_progress(self, share: float) -> None:
         """Set the share of the training that is done, 0 to 1."""
         self.progress = share
-
-
-def mean_inside(values: Tensor, inside: Tensor) -> Tensor:
-    """Return the mean over scans of the mean of `[N, C, D, H, W]` over all channels of the blocks inside."""
-    return mean_over_scans(values, inside.expand_as(values))
 
 
 def per_voxel(totals: Tensor, inside: Tensor) -> Tensor:

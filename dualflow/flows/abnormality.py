@@ -78,9 +78,13 @@ class Abnormality(UsualSource):
         self.selected.copy_(torch.tensor(row.selected))
         self.threshold.fill_(row.threshold)
         if deviations:
-            load = float(torch.stack([self.combined(one).sum() for one in deviations]).mean()) / 2
+            load = float(self.totals(deviations).mean()) / 2
         self.typical_load.fill_(max(load, 1.0))
         return float(self.typical_load)
+
+    def totals(self, deviations: Sequence[Tensor]) -> Tensor:
+        """Return the summed abnormality of each scan, in voxels, `[N]`."""
+        return torch.stack([self.combined(one).sum() for one in deviations])
 
     def combined(self, deviation: Tensor) -> Tensor:
         """Return the abnormality in 0..1, `[D, H, W]`: the largest of the selected channels and signs."""

@@ -123,8 +123,8 @@ class DesignChoice:
     ) -> dict[str, Any]:
         """Choose whether the contrast helps, and which abnormality; features that do not help become 0."""
         design, abnormality = self.design, self.design.abnormality
-        rows = {row.name: row for row in abnormality_rows(design.channels) if self._is_shown(row, deviations)}
-        loads = {name: abnormality.choose(row, [deviations[i] for i in self.screened]) for name, row in rows.items()}
+        candidates = self._candidates(deviations)
+        rows = {row.name: row for row in candidates}
         sizes = [self.tissue_count, design.contrast_count, *[ABNORMAL] * len(rows)]
         tissue, contrast, *abnormal = (list(range(*bounds)) for bounds in pairwise([0, *accumulate(sizes)]))
         law = RegionalLaw(self.domain, self.folds, sum(sizes))
@@ -132,8 +132,8 @@ class DesignChoice:
             scan = self.scans[index]
             base = self._tissue(index, harmonised[index], details[index])
             parts = [base, design.contrast_features(scan.source, base)]
-            for row in rows.values():
-                abnormality.choose(row, load=loads[row.name])
+            for row, load in candidates.items():
+                abnormality.choose(row, load=load)
                 parts.append(design.abnormal_features(abnormality.combined(deviations[index]), base))
             law.add(torch.cat(parts), scan.target[0], scan.mask[0], scan.fold)
         blocks = {NO_ABNORMALITY.name: list[int](), **dict(zip(rows, abnormal, strict=True))}
@@ -151,13 +151,19 @@ class DesignChoice:
         table = {f"{block}{' and contrast' * joined}": error for (joined, block), error in errors.items()}
         return {"contrast": use, "abnormality": name, "design_rmse": table}
 
-    def _is_shown(self, row: AbnormalityRow, deviations: Sequence[Tensor]) -> bool:
-        """Whether as many of the screened people have a voxel of an abnormality as it has features.
+    def _candidates(self, deviations: Sequence[Tensor]) -> dict[AbnormalityRow, float]:
+        """Return the abnormalities that enough of the screened people show, and their typical loads of a hemisphere.
 
-        Fewer people do not tell its features apart: their errors would be taken for its effect, and a new person with
-        more abnormal tissue would get a multiple of it.
+        Enough have a voxel of it if they are as many as its features. Fewer people do not tell its features apart:
+        their errors would be taken for its effect, and a new person with more abnormal tissue would get a multiple.
         """
-        abnormality = self.design.abnormality
-        abnormality.choose(row)
-        shown = [index for index in self.screened if abnormality.combined(deviations[index]).sum() >= 1]
-        return len({self.scans[index].subject for index in shown}) >= ABNORMAL
+        abnormality, candidates = self.design.abnormality, dict[AbnormalityRow, float]()
+        for row in abnormality_rows(self.design.channels):
+            abnormality.choose(row)
+            totals = abnormality.totals([deviations[index] for index in self.screened])
+            shown = {
+                self.scans[index].subject for index, total in zip(self.screened, totals, strict=True) if total >= 1
+            }
+            if len(shown) >= ABNORMAL:
+                candidates[row] = float(totals.mean()) / 2
+        return candidates

@@ -102,7 +102,7 @@ class ImageObjective(Objective):
 
 def masked_l1(prediction: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
     """Return the mean absolute error over the mask's voxels, in the target's unit; over all without a mask."""
-    inside = torch.ones_like(target) if mask is None else mask.to(target.dtype).expand_as(target)
+    inside = torch.ones_like(target) if mask is None else mask.to(target.dtype)
     return mean_over_scans((prediction - target).abs(), inside)
 
 
@@ -113,7 +113,8 @@ def mean_over_scans(values: Tensor, weights: Tensor) -> Tensor:
 
     Args:
         values: `[N, C, D, H, W]`.
-        weights: of the same shape.
+        weights: `[N, C, D, H, W]`, or of one channel for all.
     """
+    weights = weights.expand_as(values)
     total = weights.flatten(1).sum(1)
     return ((values * weights).flatten(1).sum(1) / total.clamp_min(torch.finfo(total.dtype).tiny)).mean()

@@ -22,4 +22,4 @@ def test_an_abnormality_needs_as_many_people_as_it_has_features(people, each, sh
         for visit in range(each):
             deviations[2 * person + visit][0, 4, 4, 4] = 5.0
     choice = DesignChoice(RichFeatures(SHAPE, 1), scans, torch.zeros(24, SIDE), torch.ones(SHAPE, dtype=torch.bool))
-    assert choice._is_shown(BRIGHT, deviations) == shown
+    assert (BRIGHT in choice._candidates(deviations)) == shown
