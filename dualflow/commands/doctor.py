@@ -257,7 +257,8 @@ def _check_side(pairs: pd.DataFrame, side: Sequence[str], table: str) -> Iterato
 
 def _check_people(config: Config, paired: set[str], known: set[str]) -> Iterator[Finding]:
     """The number of people in each split, before any exclusion of duplicates."""
-    from dualflow.commands.study_size import people_by_split, size_warnings
+    from dualflow.commands.study_size import size_warnings
+    from dualflow.data.split import people_by_split
 
     try:
         people = people_by_split(paired, config.split, known)

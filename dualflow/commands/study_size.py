@@ -2,27 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
-
-from dualflow.config import SplitConfig
-from dualflow.data.split import assign_folds, assign_splits
-
-
-def people_by_split(subjects: Collection[str], split: SplitConfig, known: Collection[str] = ()) -> Counter[str]:
-    """Number of people in each split; it hardly depends on their strata, so all are in one.
-
-    Args:
-        subjects: labels of the subjects with a pair.
-        split: how they are split.
-        known: further labels that `split` may name.
-
-    Raises:
-        ConfigError: `split` names a subject that does not exist, or leaves no training set.
-        DataError: there are too few subjects, or the table of splits lacks one.
-    """
-    strata = dict.fromkeys(subjects, "")
-    return Counter(assign_splits(strata, split, assign_folds(strata, split), sorted({*subjects, *known})).values())
+from collections.abc import Iterator, Mapping
 
 
 def size_warnings(people: Mapping[str, int]) -> Iterator[str]:

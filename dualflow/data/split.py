@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +77,22 @@ def assign_splits(
             f"{len(strata)} subjects have a pair and none is left to train on; add subjects or hold out fewer"
         )
     return splits
+
+
+def people_by_split(subjects: Collection[str], split: SplitConfig, known: Collection[str] = ()) -> Counter[str]:
+    """Number of people in each split; it hardly depends on their strata, so all are in one.
+
+    Args:
+        subjects: labels of the subjects with a pair.
+        split: how they are split.
+        known: further labels that `split` may name.
+
+    Raises:
+        ConfigError: `split` names a subject that does not exist, or leaves no training set.
+        DataError: there are too few subjects, or the table of splits lacks one.
+    """
+    strata = dict.fromkeys(subjects, "")
+    return Counter(assign_splits(strata, split, assign_folds(strata, split), sorted({*subjects, *known})).values())
 
 
 def _draw_folds(strata: Mapping[str, str], count: int, seed: int) -> dict[str, int]:

@@ -12,10 +12,12 @@ import pandas as pd
 import psutil
 import torch
 
+from dualflow.cohort import participants
 from dualflow.config import Config
 from dualflow.data.dataset import PairDataset
 from dualflow.data.index import read_pairs
 from dualflow.data.markdown import Column, table
+from dualflow.data.split import people_by_split
 from dualflow.flows.memory import Memory
 from dualflow.manifest import read_manifest
 from dualflow.progress import track
@@ -84,13 +86,12 @@ def scan_counts(config: Config) -> ScanCounts:
     if read_manifest(config.layout.manifest("index")) is not None:
         counts = read_pairs(config.layout)["split"].value_counts()
         return ScanCounts(int(counts.get("train", 0)), int(counts.get("validation", 0)))
-    subjects = config.cohort.subjects if config.embedded else 0
-    split = config.split
-    test = round(subjects * split.test)
-    if split.folds is not None:
-        test = 1 if split.folds == "leave-one-out" else round(subjects / split.folds)
-    validation = round(subjects * split.validation)
-    return ScanCounts(subjects - validation - test, validation)
+    if not config.embedded:
+        return ScanCounts(0, 0)
+    people = participants(config.cohort.subjects, config.cohort.seed, missing=config.cohort.missing_target)
+    paired = [person.label for person in people if person.has_pet]
+    split = people_by_split(paired, config.split, [person.label for person in people])
+    return ScanCounts(split["train"], split["validation"])
 
 
 def estimate_step_seconds(config: Config) -> tuple[float, float]:

@@ -7,8 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dualflow.config import SplitConfig
-from dualflow.data.split import assign_folds, assign_splits
+from dualflow.data.split import assign_folds, assign_splits, people_by_split
 from dualflow.errors import ConfigError, DataError
+
+SEVEN = [str(number) for number in range(7)]
 
 
 def subjects(count: int) -> dict[str, str]:
@@ -174,3 +176,12 @@ def test_an_invalid_table_of_splits_is_an_error(split_file, text, config, messag
     config = SplitConfig(file=split_file(text), **config)
     with pytest.raises(DataError, match=message):
         assign_splits(subjects(3), config, assign_folds(subjects(3), config))
+
+
+def test_people_are_counted_as_the_index_splits_them():
+    """By shares, names and folds; an unknown name is an error."""
+    assert people_by_split(SEVEN, SplitConfig()) == {"train": 4, "validation": 1, "test": 2}
+    assert people_by_split(SEVEN, SplitConfig(test_subjects=["1"]), ["8"])["test"] == 1
+    assert people_by_split(SEVEN, SplitConfig(folds=7))["test"] == 1
+    with pytest.raises(ConfigError, match="no such subjects: 9"):
+        people_by_split(SEVEN, SplitConfig(test_subjects=["9"]))
