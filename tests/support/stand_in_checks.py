@@ -95,6 +95,7 @@ def train(phantoms, held_out, quick, tmp_path_factory):
             patch.setattr(fit_base, "autocast", lambda *_: nullcontext())
             # Each operation takes the time of Python: fewer samples and factors take the same ways.
             patch.setattr(calibrate, "SAMPLES", calibrate.SAMPLES_AT_ONCE)
+            patch.setattr(calibrate, "MAX_PEOPLE", 3)
             patch.setattr(refit_whitening, "FACTORS", refit_whitening.FACTORS[:2])
             return train_flow(flow, phantoms, held_out, context)
 

@@ -15,7 +15,7 @@ TINY = {
     "cohort": {"subjects": 6},
     "split": {"validation": 0.2, "test": 0.3},
     "preprocess": {"spacing_mm": 8.0, "shape": [24, 32, 24], "bias_field": False},
-    "model": {"preset": "dualflow", "options": {"low_rank": 2}},
+    "model": {"preset": "dualflow", "options": {"steps": [1, 1, 1], "hidden": [8, 8, 8], "low_rank": 2}},
     "train": {"steps": 4, "validate_every": 2, "precision": "float32"},
     "baselines": {"models": ["mean_image", "unet"], "steps": 4},
     "convert": {"samples": 2, "keep_samples": 1},

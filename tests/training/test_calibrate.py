@@ -29,6 +29,7 @@ def of_many(pairs):
 def test_calibration_undoes_a_rescaled_spread_map(train, small_default, held_out, monkeypatch):
     """The voxel gain does not depend on the map's scale before."""
     monkeypatch.setattr("dualflow.training.calibrate.MIN_PEOPLE", 2)
+    monkeypatch.setattr("dualflow.training.calibrate.MAX_PEOPLE", 12)
     monkeypatch.setattr("dualflow.training.calibrate.LOG_BOUND", 2.0)  # six scans and six steps need a large gain
     flow, people = train(small_default).model, of_many(held_out)
     calibrate(flow, people, PairDataset([]), None, 2)
