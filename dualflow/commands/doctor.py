@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -89,18 +90,27 @@ def check_installation() -> Iterator[Finding]:
         yield Finding("ok", "dualflow", f"{__version__}, workflow files in {workflow_root()}")
     except DualflowError as error:
         yield Finding("fail", "dualflow", str(error))
-    try:
-        installed = version("snakemake")
-        recent = tuple(map(int, installed.split(".")[:2])) >= MIN_SNAKEMAKE
-        remedy = "" if recent else f"; install snakemake>={'.'.join(map(str, MIN_SNAKEMAKE))}"
-        yield Finding("ok" if recent else "fail", "Snakemake", installed + remedy)
-    except PackageNotFoundError:
-        yield Finding("fail", "Snakemake", "not installed; pip install snakemake")
+    yield _check_snakemake()
     for program, use in OPTIONAL_PROGRAMS.items():
         path = shutil.which(
             program, path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         )
         yield Finding("ok" if path else "warn", program, path or f"not found; needed {use}")
+
+
+def _check_snakemake() -> Finding:
+    """The version of Snakemake; that of a build from its source may have no number to compare."""
+    try:
+        installed = version("snakemake")
+    except PackageNotFoundError:
+        return Finding("fail", "Snakemake", "not installed; pip install snakemake")
+    needed = f"snakemake>={'.'.join(map(str, MIN_SNAKEMAKE))}"
+    numbers = re.match(r"(\d+)\.(\d+)", installed)
+    if numbers is None:
+        return Finding("warn", "Snakemake", f"{installed} is no released version; expected {needed}")
+    if tuple(map(int, numbers.groups())) < MIN_SNAKEMAKE:
+        return Finding("fail", "Snakemake", f"{installed}; install {needed}")
+    return Finding("ok", "Snakemake", installed)
 
 
 def check_torch(config: Config | None) -> Iterator[Finding]:
@@ -197,7 +207,12 @@ def check_data(config: Config) -> Iterator[Finding]:
     except DualflowError as error:
         yield Finding("fail", "split", str(error))
     if config.embedded:
+        from dualflow.commands.make_cohort import subjects_of
+
         yield Finding("ok", "data", f"{config.cohort.subjects} subjects are simulated; set study.bids for your own")
+        people = subjects_of(config)
+        paired = {person.label for person in people if person.has_pet}
+        yield from _check_people(config, paired, {person.label for person in people})
         return
     from dualflow.data.exclusions import STEP as REVIEW
     from dualflow.data.index import reviewed_scans, subject_of

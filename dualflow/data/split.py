@@ -22,7 +22,8 @@ def assign_folds(strata: Mapping[str, str], config: SplitConfig) -> dict[str, in
     With `config.file`, the folds are those of its column `fold`. The result depends only on labels, strata and seed.
 
     Raises:
-        DataError: there are fewer subjects than folds, fold `config.fold` does not exist, or the table lacks a subject.
+        DataError: there are fewer subjects than folds, fold `config.fold` does not exist, or the table lacks a subject
+            or has another number of folds.
     """
     if config.folds is None:
         return {}
@@ -33,6 +34,12 @@ def assign_folds(strata: Mapping[str, str], config: SplitConfig) -> dict[str, in
             raise DataError(
                 f"{config.file}: column 'fold' has {', '.join(sorted(folds))}, expected whole numbers with "
                 f"{config.fold} among them; correct the column or split.fold"
+            )
+        # A comparison takes as many folds as this number says, and tests nobody of a further one.
+        if config.folds != "leave-one-out" and {int(fold) for fold in folds} != set(range(config.folds)):
+            raise DataError(
+                f"{config.file}: column 'fold' has {', '.join(sorted(folds, key=int))}, expected 0 to "
+                f"{config.folds - 1}, for there are {config.folds} folds; correct the column or the number of folds"
             )
         return {label: int(fold) for label, fold in cells.items()}
     count = len(strata) if config.folds == "leave-one-out" else config.folds

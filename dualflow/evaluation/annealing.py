@@ -38,7 +38,8 @@ def anneal(log_ratio: LogRatio, u: Tensor, steps: int, generator: torch.Generato
     Args:
         log_ratio: differentiable with respect to u.
         u: draws from N(0, I), `[N, B]`; the starts.
-        steps: number of densities T, which is the number of evaluations of `log_ratio`.
+        steps: number of densities T. `log_ratio` is evaluated T times, and T - 1 times more for each move that was too
+            long.
         generator: source of the momenta.
     """
     if steps == 1:

@@ -189,7 +189,8 @@ def mask_nll(
         mask: `[C, D, H, W]`, bool.
         spec: spec of the flow, for the noise of its training targets.
         draws: number of draws of b.
-        steps: number of annealing steps, each with one evaluation of the density and its gradient.
+        steps: number of annealing steps, each with an evaluation of the density and its gradient for every length of
+            the moves that is tried.
         seed: seed of the draws.
         hidden: the distribution q, as in `mask_bound`.
     """

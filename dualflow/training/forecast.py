@@ -88,7 +88,8 @@ def scan_counts(config: Config) -> ScanCounts:
         return ScanCounts(int(counts.get("train", 0)), int(counts.get("validation", 0)))
     if not config.embedded:
         return ScanCounts(0, 0)
-    people = participants(config.cohort.subjects, config.cohort.seed, missing=config.cohort.missing_target)
+    section = config.cohort
+    people = participants(section.subjects, section.seed, section.law, section.missing_target)
     paired = [person.label for person in people if person.has_pet]
     split = people_by_split(paired, config.split, [person.label for person in people])
     return ScanCounts(split["train"], split["validation"])

@@ -74,7 +74,10 @@ def find_learning_rate(config: Config) -> float:
 
 
 def sweep(objective: Objective, config: Config, stream: Iterable[Item]) -> Iterator[dict[str, float]]:
-    """Yield rate, running mean of the loss and gradient norm of each step, until the loss exceeds its first value."""
+    """Yield rate, running mean of the loss and gradient norm of each step.
+
+    It ends at a step that is not finite, or after a quarter of the steps once the running mean exceeds the first loss.
+    """
     optimiser, device = Optimiser(objective, config.train, STEPS, 1.0), select_device(config.train.device)
     objective.train()
     mean = first = None

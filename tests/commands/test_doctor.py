@@ -54,6 +54,37 @@ def test_a_configuration_is_checked(diagnose):
     assert "`dualflow sync`" in findings["MLflow"][1]
 
 
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        ({"validation": 0.6, "test": 0.5}, "split.test + split.validation = 1.1"),
+        ({"folds": 50}, "40 subjects with a pair give no fold 0 of 50"),
+        ({"test_subjects": ["nobody"]}, "no such subjects: nobody"),
+    ],
+)
+def test_the_split_of_simulated_people_is_drawn(diagnose, split, message):
+    """A split that the index would refuse is found before any person is simulated."""
+    code, findings = diagnose("--config", "study.yaml", split=split)
+    assert (code, findings["split"][0]) == (1, "fail")
+    assert message in findings["split"][1]
+
+
+@pytest.mark.parametrize(
+    ("installed", "level", "text"),
+    [
+        ("9.20.1", "ok", "9.20.1"),
+        ("7.32.4", "fail", "7.32.4; install snakemake>="),
+        ("0+untagged.1.gabc", "warn", "0+untagged.1.gabc is no released version; expected snakemake>="),
+    ],
+)
+def test_the_version_of_snakemake_is_checked(diagnose, monkeypatch, installed, level, text):
+    """A build from its source may have none."""
+    monkeypatch.setattr(doctor, "version", lambda _: installed)
+    _, findings = diagnose()
+    assert findings["Snakemake"][0] == level
+    assert findings["Snakemake"][1].startswith(text)
+
+
 def test_a_tracking_server_is_named_without_its_password(diagnose):
     """Also where something other than a web server answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -169,6 +169,8 @@ def test_folds_are_read_from_a_table(split_file):
         (TABLE.replace("split", "use"), {}, "no column 'split' .found: subject, fold, use"),
         (TABLE, {"folds": 3, "fold": 2}, "column 'fold' has 0, 1, expected whole numbers with 2 among them"),
         (TABLE.replace("\t1\t", "\tone\t"), {"folds": 2}, "expected whole numbers"),
+        (TABLE, {"folds": 3}, "column 'fold' has 0, 1, expected 0 to 2, for there are 3 folds"),
+        (TABLE.replace("\t1\t", "\t12\t"), {"folds": 2}, "column 'fold' has 0, 12, expected 0 to 1"),
     ],
 )
 def test_an_invalid_table_of_splits_is_an_error(split_file, text, config, message):
