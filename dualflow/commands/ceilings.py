@@ -17,7 +17,7 @@ from dualflow.commit import commit_text
 from dualflow.config import Config, dump_sections
 from dualflow.data.preprocessed_scan import PreprocessedScan
 from dualflow.data.side_encoder import SideEncoder
-from dualflow.data.study_pairs import load_split, usable_pairs
+from dualflow.data.study_pairs import load_split, scan_digests, usable_pairs
 from dualflow.data.tsv import table_text
 from dualflow.evaluation.metrics import score
 from dualflow.evaluation.study_metrics import TRUE_LAW
@@ -61,7 +61,7 @@ def evaluate_ceilings(config: Config) -> None:
         layout.manifest("evaluate/ceilings"),
         step="evaluate",
         outputs=files,
-        inputs={},
+        inputs=scan_digests(layout, test.scans),
         config=dump_sections(config.evaluate, config.cohort),
     )
 

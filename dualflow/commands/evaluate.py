@@ -28,11 +28,11 @@ from dualflow.commands.true_law import attainable_target
 from dualflow.commit import commit_text
 from dualflow.config import Config, dump_sections
 from dualflow.data.dataset import Item, PairDataset
-from dualflow.data.study_pairs import load_split, usable_pairs
+from dualflow.data.study_pairs import load_split, scan_digests, usable_pairs
 from dualflow.data.tsv import summarise_names, table_text
-from dualflow.digests import sha256
 from dualflow.errors import ConfigError, DataError, IntensityError
 from dualflow.evaluation.calibration import calibration_cases, over_subjects, pit_histogram, reliability
+from dualflow.evaluation.current_scores import score_inputs
 from dualflow.evaluation.downstream import classify, feature_sets, require_no_leakage
 from dualflow.evaluation.mean_error import MeanError
 from dualflow.evaluation.metrics import score
@@ -131,7 +131,7 @@ def _evaluate(
             layout.manifest(f"evaluate/{stem}"),
             step="evaluate",
             outputs={path.stem.removesuffix(f"_{stem}"): path for path in tables} | maps,
-            inputs={"model": predictor.card.weights_sha256},
+            inputs=score_inputs(predictor.card.weights_sha256, scan_digests(layout, test.scans)),
             config=dump_sections(config.evaluate, config.convert),
         )
 
@@ -190,8 +190,7 @@ def _log(run: Run, config: Config, predictor: Predictor, pairs: pd.DataFrame, sc
     run.tags(evaluation_tags(config))
     run.scores(score_names(scores | slacks, config), TEST)
     test = pairs.loc[pairs["split"] == "test", "scan"]
-    digests = {key: sha256(config.layout.scan_manifest(Scan.parse(key))) for key in test}
-    log_datasets(run, config, pairs, digests, "test")
+    log_datasets(run, config, pairs, scan_digests(config.layout, test), "test")
     run.describe(describe_model(config, card.name, card.seed, scores))
     run.view(study_view(config))
 

@@ -11,9 +11,9 @@ import pandas as pd
 from dualflow.config import Config, training_values
 from dualflow.data.dataset import PairDataset
 from dualflow.data.side_encoder import SideEncoder
-from dualflow.data.study_pairs import learning_pairs
+from dualflow.data.study_pairs import learning_pairs, scan_digests
 from dualflow.data.unseen_voxels import fill_unseen
-from dualflow.digests import digest_of, sha256
+from dualflow.digests import digest_of
 from dualflow.errors import DataError
 from dualflow.layout import Layout, Scan
 from dualflow.manifest import read_manifest
@@ -50,8 +50,7 @@ class LearningData:
         pairs, encoder, training, validation = learning_pairs(config)
         scans = [*training.scans, *validation.scans]
         _require_revision(config.layout, scans)
-        digests = {key: sha256(config.layout.scan_manifest(Scan.parse(key))) for key in scans}
-        return cls(pairs, encoder, training, validation, digests)
+        return cls(pairs, encoder, training, validation, scan_digests(config.layout, scans))
 
     def closed_form_cache(self, layout: Layout) -> ClosedFormCache:
         """Closed-form fits to the training scans, which the trainings of a study share."""

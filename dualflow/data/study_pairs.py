@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pandas as pd
 
@@ -12,8 +12,9 @@ from dualflow.data.index import read_pairs
 from dualflow.data.preprocessed_scan import PreprocessedScan
 from dualflow.data.quarantine import usable
 from dualflow.data.side_encoder import SideEncoder
+from dualflow.digests import sha256
 from dualflow.errors import DataError
-from dualflow.layout import Scan
+from dualflow.layout import Layout, Scan
 
 
 def usable_pairs(config: Config) -> pd.DataFrame:
@@ -30,6 +31,11 @@ def usable_pairs(config: Config) -> pd.DataFrame:
     if rows.empty:
         raise DataError(f"no usable scan is left; {config.layout.quarantine} lists the reasons")
     return rows
+
+
+def scan_digests(layout: Layout, scans: Iterable[str]) -> dict[str, str]:
+    """Return the hash of the manifest of each preprocessed scan, given by keys."""
+    return {key: sha256(layout.scan_manifest(Scan.parse(key))) for key in scans}
 
 
 def load_split(config: Config, pairs: pd.DataFrame, split: str, encoder: SideEncoder) -> PairDataset:

@@ -9,11 +9,13 @@ from typing import Any, Self
 import pandas as pd
 
 from dualflow.config import Config, dump_sections
-from dualflow.data.study_pairs import usable_pairs
+from dualflow.data.study_pairs import scan_digests, usable_pairs
 from dualflow.data.tsv import read_typed_table
-from dualflow.digests import sha256
-from dualflow.layout import Scan, training_key
+from dualflow.layout import Layout, Scan, training_key
 from dualflow.manifest import manifest_outputs, read_manifest
+
+MODEL = "model"
+"""Name of the weights among the inputs of an evaluation; the others are keys of scans."""
 
 
 @dataclass(frozen=True)
@@ -22,21 +24,43 @@ class CurrentScans:
 
     Attributes:
         learnt: hash of the manifest of each training and validation scan.
-        test: keys of the test scans.
+        test: that of each test scan.
     """
 
     learnt: Mapping[str, str]
-    test: frozenset[str]
+    test: Mapping[str, str]
 
     @classmethod
     def of(cls, config: Config) -> Self:
         """Read the index and the manifests of the preprocessed scans."""
         split = usable_pairs(config).set_index("scan")["split"]
         learnt = split.index[split.isin(["train", "validation"])]
-        return cls(
-            {key: sha256(config.layout.scan_manifest(Scan.parse(key))) for key in learnt},
-            frozenset(split.index[split == "test"]),
-        )
+        return cls(scan_digests(config.layout, learnt), scan_digests(config.layout, split.index[split == "test"]))
+
+
+def score_inputs(weights: str, test: Mapping[str, str]) -> dict[str, str]:
+    """Return the inputs that the manifest of an evaluation names: the weights, and the test scans by their hashes."""
+    return {MODEL: weights, **test}
+
+
+def read_scores(layout: Layout, name: str, seed: int, weights: str) -> dict[str, Any] | None:
+    """Return the manifest of an evaluation of these weights; None if a test scan was preprocessed again since.
+
+    Scans whose preprocessed volumes were removed count as unchanged.
+
+    Args:
+        layout: of the study.
+        name: of the model.
+        seed: of the training.
+        weights: hash of the weights.
+    """
+    path = layout.manifest(f"evaluate/{training_key(name, seed)}")
+    recorded = read_manifest(path, verify=False)
+    if recorded is None:
+        return None
+    test = {key: digest for key, digest in recorded["inputs"].items() if key != MODEL}
+    present = [key for key in test if layout.scan_manifest(Scan.parse(key)).is_file()]
+    return read_manifest(path, inputs=score_inputs(weights, test | scan_digests(layout, present)))
 
 
 def current_scores(
@@ -56,15 +80,14 @@ def current_scores(
     """
     layout = config.layout
     path = layout.manifest(f"evaluate/{training_key(name, seed)}")
-    scored = read_manifest(path, inputs={"model": weights})
+    scored = read_manifest(path, inputs=score_inputs(weights, scans.test))
     if scored is None or read_manifest(layout.training_manifest(name, seed), inputs=scans.learnt) is None:
         return None
     if _options(scored["config"]) != _options(dump_sections(config.evaluate, config.convert)):
         return None
     files = manifest_outputs(path, scored)
     names = [name for name in ("scans", "stress") if name in files]
-    tables = {str(name): read_typed_table(files[name].path) for name in names}
-    return tables if scans.test == set(tables["scans"]["scan"]) else None
+    return {str(name): read_typed_table(files[name].path) for name in names}
 
 
 def current_ceilings(config: Config, scans: CurrentScans) -> pd.DataFrame | None:
@@ -75,11 +98,10 @@ def current_ceilings(config: Config, scans: CurrentScans) -> pd.DataFrame | None
         scans: of the study.
     """
     path = config.layout.manifest("evaluate/ceilings")
-    scored = read_manifest(path, inputs={})
+    scored = read_manifest(path, inputs=scans.test)
     if scored is None or _of_limits(scored["config"]) != _of_limits(dump_sections(config.evaluate, config.cohort)):
         return None
-    table = read_typed_table(manifest_outputs(path, scored)["scans"].path)
-    return table if scans.test == set(table["scan"]) else None
+    return read_typed_table(manifest_outputs(path, scored)["scans"].path)
 
 
 def _options(sections: Mapping[str, Any]) -> tuple[dict[str, Any], float]:

@@ -18,6 +18,7 @@ from dualflow.data.markdown import p_statement
 from dualflow.data.tsv import read_typed_table
 from dualflow.digests import digest_of
 from dualflow.errors import CheckpointError, DataError
+from dualflow.evaluation.current_scores import read_scores
 from dualflow.evaluation.statistics import differences, subject_means, summarise
 from dualflow.layout import Layout, Scan, training_key
 from dualflow.manifest import manifest_outputs, read_manifest
@@ -130,11 +131,11 @@ class Evaluation:
 
     @classmethod
     def read(cls, layout: Layout, card: ModelCard) -> Evaluation | None:
-        """Read the scores; None if these weights were not evaluated, or the table has changed since."""
-        path = layout.manifest(f"evaluate/{training_key(card.name, card.seed)}")
-        manifest = read_manifest(path, inputs={"model": card.weights_sha256})
+        """Read the scores; None if these weights were not evaluated, or the table or a test scan has changed since."""
+        manifest = read_scores(layout, card.name, card.seed, card.weights_sha256)
         if manifest is None:
             return None
+        path = layout.manifest(f"evaluate/{training_key(card.name, card.seed)}")
         scans = read_typed_table(manifest_outputs(path, manifest)["scans"].path)
         options = manifest["config"]["evaluate"]
         return cls(scans, summarise(scans, bootstrap=options["bootstrap"], seed=options["seed"]))

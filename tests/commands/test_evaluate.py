@@ -52,6 +52,7 @@ def scored(monkeypatch, tmp_path, phantoms):
     stand_ins = {
         "load_predictor": predictor,
         "usable_pairs": pairs,
+        "scan_digests": {},
         "region_map": SimpleNamespace(names=()),
         "load_split": phantoms,
         "_score_scans": results,

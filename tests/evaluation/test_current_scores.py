@@ -59,6 +59,13 @@ def test_scores_of_a_model_of_other_data_are_not(config):
     assert tables(config) is None
 
 
+def test_scores_of_a_test_scan_that_was_preprocessed_again_are_not(config):
+    """They compare with an image that is no longer the measured one."""
+    path = config.layout.scan_manifest(Scan.parse(SCANS[0]))
+    write_manifest(path, step="preprocess", outputs={}, inputs={"target": "other"}, config={})
+    assert tables(config) is None
+
+
 def test_scores_of_an_unfinished_training_are_not(config):
     """Snakemake removes the manifest of a training that it repeats, while its old weights stay."""
     config.layout.manifest("train/dualflow_seed-0").unlink()

@@ -113,9 +113,20 @@ def test_other_people_cannot_be_compared(study, change):
 
 def test_a_person_without_a_manifest_is_an_error(study):
     """The message names the manifest."""
+    _, card = study.train("first", 1.0)
+    study.evaluate(card, SCORES)
     study.layout.scan_manifest(Scan(HELD_OUT[0])).unlink()
     with pytest.raises(DataError, match=r"sub-H1\.json: does not identify a preprocessed pair"):
-        scores_of(study, "first", SCORES)
+        held_out_scores(study.layout, card)
+
+
+def test_a_person_who_was_preprocessed_again_has_no_scores(study):
+    """They would be taken for those of the new images."""
+    _, card = study.train("first", 1.0)
+    study.evaluate(card, SCORES)
+    assert held_out_scores(study.layout, card) is not None
+    study.preprocess(HELD_OUT[0], version="2")
+    assert held_out_scores(study.layout, card) is None
 
 
 def test_a_model_without_region_scores_has_none(study):

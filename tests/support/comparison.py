@@ -5,7 +5,9 @@ import torch
 
 from dualflow.commit import commit_text
 from dualflow.config import dump_sections, public_values, training_values
+from dualflow.data.study_pairs import scan_digests
 from dualflow.digests import sha256
+from dualflow.evaluation.current_scores import score_inputs
 from dualflow.layout import Scan
 from dualflow.manifest import write_manifest
 from dualflow.models.card import FLOW, ModelCard, TrainingRecord
@@ -117,7 +119,7 @@ def train_and_score(
         layout.manifest(f"evaluate/{stem}"),
         step="evaluate",
         outputs=tables,
-        inputs={"model": load_card(folder).weights_sha256},
+        inputs=score_inputs(load_card(folder).weights_sha256, {key: digests[key] for key in scans}),
         config=dump_sections(config.evaluate, config.convert),
     )
 
@@ -131,7 +133,7 @@ def score_ceilings(config, *, scans=SCANS, **columns):
         config.layout.manifest("evaluate/ceilings"),
         step="evaluate",
         outputs=files,
-        inputs={},
+        inputs=scan_digests(config.layout, scans),
         config=dump_sections(config.evaluate, config.cohort),
     )
 

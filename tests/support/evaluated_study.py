@@ -9,6 +9,8 @@ import torch
 
 from dualflow.baselines import BASELINES
 from dualflow.commit import commit_json, commit_text
+from dualflow.data.study_pairs import scan_digests
+from dualflow.evaluation.current_scores import score_inputs
 from dualflow.layout import Layout, Scan
 from dualflow.manifest import write_manifest
 from dualflow.models.model_files import WEIGHTS
@@ -72,13 +74,13 @@ class EvaluatedStudy:
             {"model": card.name, "seed": card.seed, "scan": f"sub-{label}", "mae": 2 * score, "region_crps": score}
             for label, score in zip(people, scores, strict=True)
         ]
-        table = self.layout.table(f"scans_{stem}")
+        table, table_scans = self.layout.table(f"scans_{stem}"), [row["scan"] for row in rows]
         commit_text(table, pd.DataFrame(rows).to_csv(sep="\t", index=False))
         write_manifest(
             self.layout.manifest(f"evaluate/{stem}"),
             step="evaluate",
             outputs={"scans": table},
-            inputs={"model": card.weights_sha256},
+            inputs=score_inputs(card.weights_sha256, scan_digests(self.layout, table_scans)),
             config={"evaluate": {"bootstrap": 200, "seed": 0}},
         )
 
