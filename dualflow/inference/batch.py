@@ -18,7 +18,7 @@ from dualflow.data.preprocessing_files import remove_preprocessed
 from dualflow.data.quarantine import Quarantine, count_excluded
 from dualflow.data.raw_scans import is_excluded_for_good, prepare_scan
 from dualflow.data.scan_files import ScanFiles
-from dualflow.errors import DataError
+from dualflow.errors import ConfigError, DataError
 from dualflow.inference.conversion_files import remove_files
 from dualflow.inference.conversion_record import STEP, card_digest, verdict_of
 from dualflow.inference.conversion_table import FAILED, count_verdicts
@@ -59,8 +59,10 @@ class Compute:
         """Find an error before the work starts.
 
         Raises:
-            ConfigError: `cluster` is invalid, or `device` asks for a GPU and there is none.
+            ConfigError: `workers`, `device` or `cluster` is invalid, or `device` asks for a GPU and there is none.
         """
+        if self.workers is not None and self.workers < 1:
+            raise ConfigError(f"workers = {self.workers}: expected at least 1, or none to fit this machine")
         check_cluster(self.cluster, self.workers)
         if self.cluster == "local":  # the GPUs of other machines are not known here
             select_device(self.device, "--device")

@@ -139,6 +139,8 @@ def _check_name(file: Path, source: str) -> None:
     if not is_utf8(file):
         raise DataError(f"{file}: its name is not UTF-8; rename the file")
     stem, row = file.name.split(".")[0], modality(source)
+    if _label(stem, "sub") and "_ses-" in stem and _label(stem, "ses") is None:
+        raise DataError(f"{file}: a session label has letters and digits only; rename the file")
     suffix, tracer = stem.rpartition("_")[2], _label(stem, "trc")
     others = {row.suffix for row in MODALITIES.values()} - {row.suffix}
     if row.tracer and tracer and not is_tracer(tracer, row):

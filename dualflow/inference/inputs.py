@@ -66,8 +66,10 @@ def expand_inputs(inputs: Sequence[str | Path]) -> list[Path]:
     Links of different names to one file are two images, because their names are the scans' labels.
 
     Raises:
-        DataError: an input does not exist, or no file matches a pattern.
+        DataError: there is no input, one does not exist, or no file matches a pattern.
     """
+    if not inputs:
+        raise DataError(f"there is no INPUT; name {EXPECTED}")
     paths: dict[Path, Path] = {}
     for text in map(str, inputs):
         try:

@@ -43,7 +43,7 @@ class Selection:
             path: the dataset or table, for errors.
 
         Raises:
-            ConfigError: a label does not exist, or no scan has the labels.
+            ConfigError: a label does not exist, or a participant has no scan of the sessions.
         """
         keys = [*index.pairs["scan"], *(row.scan for row in index.quarantined)]
         labels = {key: _labels(key) for key in keys}
@@ -54,8 +54,11 @@ class Selection:
             for key, (subject, session) in labels.items()
             if (not people or subject in people) and (not sessions or session in sessions)
         }
-        if keys and not selected:
-            raise ConfigError(f"{path}: no scan of the participants {', '.join(people)} is of {', '.join(sessions)}")
+        with_scan = {labels[key][0] for key in selected}
+        if without := [person for person in people if person not in with_scan]:
+            raise ConfigError(
+                f"{path}: no scan of the participants {', '.join(without)} is of {', '.join(sessions)}; leave them out"
+            )
         missing = index.missing
         if people:
             missing = {kind: [label for label in names if label in people] for kind, names in missing.items()}

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from dualflow.errors import ConfigError
 
+DEVICES = ("auto", "cpu", "cuda")
+
 
 def select_device(choice: str, setting: str = "train.device") -> torch.device:
     """Return the device of this process: `cpu`, `cuda`, or with `auto` a GPU if there is one.
@@ -25,8 +27,10 @@ def select_device(choice: str, setting: str = "train.device") -> torch.device:
         setting: name of the setting, for the error.
 
     Raises:
-        ConfigError: there are fewer GPUs than processes.
+        ConfigError: the choice is none of these, or there are fewer GPUs than processes.
     """
+    if choice not in DEVICES:
+        raise ConfigError(f"{setting} = {choice}: expected one of {', '.join(DEVICES)}")
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if choice == "cpu" or (choice == "auto" and not gpus):

@@ -72,6 +72,20 @@ def converted(study, model, tmp_path_factory):
     return out, convert_inputs([study], model, out, CONFIG, compute=Compute(workers=2))
 
 
+@pytest.mark.parametrize(
+    ("compute", "message"),
+    [
+        (Compute(workers=0), "workers = 0: expected at least 1"),
+        (Compute(workers=-1), "workers = -1: expected at least 1"),
+        (Compute(device="gpu"), "--device = gpu: expected one of auto, cpu, cuda"),
+    ],
+)
+def test_workers_and_device_are_checked_first(compute, message):
+    """Python takes values that the command line refuses."""
+    with pytest.raises(ConfigError, match=message):
+        compute.check()
+
+
 def volumes(out):
     """Converted volumes of a dataset by `desc`."""
     return {path.name.split("desc-")[1].split("_")[0]: path for path in out.glob("sub-*/pet/*.nii.gz")}

@@ -42,6 +42,7 @@ def test_paths_are_relative_to_the_common_folder(tmp_path):
     [
         (["a/t1.nii", "b/t1.nii.gz"], PairingError, ["a/t1.nii and ", "b/t1.nii.gz would both be sub-t1"]),
         (["sub-1_run-1_T1w.nii", "sub-1_run-2_T1w.nii"], PairingError, ["sub-1_run-1_T1w.nii", "both be sub-1"]),
+        (["sub-1_ses-pre-op_T1w.nii"], DataError, ["a session label has letters and digits only; rename the file"]),
         (["t1.mgz"], DataError, ["expected a NIfTI image"]),
         (["sub-1_trc-FDG_pet.nii"], DataError, ["is named as pet, but the model's source is T1w"]),
         (["t1\udcff.nii"], DataError, ["not UTF-8"]),

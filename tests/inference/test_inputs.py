@@ -77,6 +77,12 @@ def test_links_to_one_file_are_images_of_their_own(tmp_path):
     assert expand_inputs([tmp_path / "sub-*.nii", again]) == links
 
 
+def test_no_input_is_an_error():
+    """Such as a pattern of Python's that fits no file."""
+    with pytest.raises(DataError, match="there is no INPUT; name a NIfTI image"):
+        expand_inputs([])
+
+
 @pytest.mark.parametrize("kind", ["images", "dataset", "table"])
 def test_a_label_too_long_for_outputs_is_set_aside(resolve, bids, tmp_path, kind):
     """The other scans stay; without any other, the conversion would have nothing to do."""

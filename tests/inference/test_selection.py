@@ -50,6 +50,7 @@ def test_missing_data_are_those_of_the_selected_people(index):
         ({"participants": ["1", "sub-9"]}, "participant-label 9: no such scan in study; choose from: 1, 2, 3, 4"),
         ({"sessions": ["c"]}, "session-label c: .* choose from: a, b"),
         ({"participants": ["1"], "sessions": ["a"]}, "no scan of the participants 1 is of a"),
+        ({"participants": ["2", "3"], "sessions": ["a"]}, "no scan of the participants 3 is of a; leave them out"),
     ],
 )
 def test_unknown_labels_are_refused(index, selection, words):
