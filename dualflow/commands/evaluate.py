@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -102,6 +102,7 @@ def _evaluate(
             f"scans in {layout.quarantine}"
         )
     _require_unseen(layout, name, seed, test.subjects)
+    digests = scan_digests(layout, test.scans)
     results = _score_scans(config, name, seed, predictor, test, regions)
     stem = training_key(name, seed)
     tables = {
@@ -124,14 +125,14 @@ def _evaluate(
         maps[f"{kind}_map"] = path = layout.error_map(kind, name, seed)
         write_volume(path, volume, model_grid(config.preprocess)[0], codes=MNI)
     with model_run(config, name, seed, training_of(layout, name, seed), continues=True) as run:
-        _log(run, config, predictor, pairs, results.scores)
+        _log(run, config, predictor, pairs, digests, results.scores)
         run.picture(results.picture, PICTURE)
         run.finish()
         write_manifest(
             layout.manifest(f"evaluate/{stem}"),
             step="evaluate",
             outputs={path.stem.removesuffix(f"_{stem}"): path for path in tables} | maps,
-            inputs=score_inputs(predictor.card.weights_sha256, scan_digests(layout, test.scans)),
+            inputs=score_inputs(predictor.card.weights_sha256, digests),
             config=dump_sections(config.evaluate, config.convert),
         )
 
@@ -177,7 +178,14 @@ def _score_scans(
     return _ScoredScans(pd.DataFrame(rows), *calibration, region_means, errors, picture)
 
 
-def _log(run: Run, config: Config, predictor: Predictor, pairs: pd.DataFrame, scans: pd.DataFrame) -> None:
+def _log(
+    run: Run,
+    config: Config,
+    predictor: Predictor,
+    pairs: pd.DataFrame,
+    digests: Mapping[str, str],
+    scans: pd.DataFrame,
+) -> None:
     """Log the scores of the test people, their scans and a description to the run of the training."""
     card = predictor.card
     scores, slacks = (
@@ -189,8 +197,7 @@ def _log(run: Run, config: Config, predictor: Predictor, pairs: pd.DataFrame, sc
     run.parameters(model_parameters(config, card.name, card.seed, card.training.precision) | card.options)
     run.tags(evaluation_tags(config))
     run.scores(score_names(scores | slacks, config), TEST)
-    test = pairs.loc[pairs["split"] == "test", "scan"]
-    log_datasets(run, config, pairs, scan_digests(config.layout, test), "test")
+    log_datasets(run, config, pairs, digests, "test")
     run.describe(describe_model(config, card.name, card.seed, scores))
     run.view(study_view(config))
 

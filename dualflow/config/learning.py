@@ -12,6 +12,9 @@ from dualflow.config.section import ONCE, Section, UserPath, expected
 from dualflow.config.tracking_uri import usable_uri
 from dualflow.errors import ConfigError
 
+Device = Literal["auto", "cpu", "cuda"]
+"""Where a model is trained and applied; `auto` takes a GPU if there is one."""
+
 
 def _is_exponential(value: object) -> bool:
     return isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value) is not None
@@ -94,7 +97,7 @@ class TrainConfig(Section):
     max_round_trip: float = Field(default=0.01, gt=0)
     """Largest round-trip error (encode, then decode) of a validation scan, in the target's unit and float32, beyond
     which training stops with an error."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """Device of the training, and of conversion and evaluation after it; `auto` takes a GPU if there is one."""
     threads: int = Field(default=1, ge=1)
     """CPU threads of each training process, for flows and baselines alike."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import pandas as pd
@@ -43,24 +44,22 @@ def score_inputs(weights: str, test: Mapping[str, str]) -> dict[str, str]:
     return {MODEL: weights, **test}
 
 
-def read_scores(layout: Layout, name: str, seed: int, weights: str) -> dict[str, Any] | None:
-    """Return the manifest of an evaluation of these weights; None if a test scan was preprocessed again since.
+def read_scores(layout: Layout, path: Path, weights: str) -> dict[str, Any] | None:
+    """Return the manifest of an evaluation; None if it is of other weights, or a test scan has changed since.
 
     Scans whose preprocessed volumes were removed count as unchanged.
 
     Args:
         layout: of the study.
-        name: of the model.
-        seed: of the training.
+        path: the manifest.
         weights: hash of the weights.
     """
-    path = layout.manifest(f"evaluate/{training_key(name, seed)}")
     recorded = read_manifest(path, verify=False)
     if recorded is None:
         return None
-    test = {key: digest for key, digest in recorded["inputs"].items() if key != MODEL}
-    present = [key for key in test if layout.scan_manifest(Scan.parse(key)).is_file()]
-    return read_manifest(path, inputs=score_inputs(weights, test | scan_digests(layout, present)))
+    scans = [key for key in recorded["inputs"] if key != MODEL]
+    present = [key for key in scans if layout.scan_manifest(Scan.parse(key)).is_file()]
+    return read_manifest(path, inputs=recorded["inputs"] | score_inputs(weights, scan_digests(layout, present)))
 
 
 def current_scores(

@@ -132,10 +132,10 @@ class Evaluation:
     @classmethod
     def read(cls, layout: Layout, card: ModelCard) -> Evaluation | None:
         """Read the scores; None if these weights were not evaluated, or the table or a test scan has changed since."""
-        manifest = read_scores(layout, card.name, card.seed, card.weights_sha256)
+        path = layout.manifest(f"evaluate/{training_key(card.name, card.seed)}")
+        manifest = read_scores(layout, path, card.weights_sha256)
         if manifest is None:
             return None
-        path = layout.manifest(f"evaluate/{training_key(card.name, card.seed)}")
         scans = read_typed_table(manifest_outputs(path, manifest)["scans"].path)
         options = manifest["config"]["evaluate"]
         return cls(scans, summarise(scans, bootstrap=options["bootstrap"], seed=options["seed"]))

@@ -6,14 +6,13 @@ import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
+from dualflow.config import Device
 from dualflow.errors import ConfigError
-
-DEVICES = ("auto", "cpu", "cuda")
 
 
 def select_device(choice: str, setting: str = "train.device") -> torch.device:
@@ -29,8 +28,8 @@ def select_device(choice: str, setting: str = "train.device") -> torch.device:
     Raises:
         ConfigError: the choice is none of these, or there are fewer GPUs than processes.
     """
-    if choice not in DEVICES:
-        raise ConfigError(f"{setting} = {choice}: expected one of {', '.join(DEVICES)}")
+    if choice not in get_args(Device):
+        raise ConfigError(f"{setting} = {choice}: expected one of {', '.join(get_args(Device))}")
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if choice == "cpu" or (choice == "auto" and not gpus):

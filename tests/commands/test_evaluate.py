@@ -87,7 +87,7 @@ def logged():
     scores = pd.DataFrame({"model": "dualflow", "seed": 0, "scan": ["sub-1_ses-1", "sub-1_ses-2", "sub-2"]})
     scores = scores.assign(mae=0.1, bits_in_mask=2.0, bits_slack=[0.1, 0.3, 0.4])
     config = parse_config({"study": {"name": "tiny"}, "evaluate": {"samples": 8, "background_steps": 64}})
-    module._log(run, config, SimpleNamespace(card=card), pd.DataFrame({"split": [], "scan": []}), scores)
+    module._log(run, config, SimpleNamespace(card=card), pd.DataFrame({"split": [], "scan": []}), {}, scores)
     return run
 
 
