@@ -11,7 +11,7 @@ REVISIONS = {
     "preprocess": 2,
     "qc": 1,
     "train": 5,
-    "evaluate": 4,
+    "evaluate": 5,
     "convert": 1,
     "impute": 1,
     "analyse": 3,

@@ -132,7 +132,7 @@ def _evaluate(
             layout.manifest(f"evaluate/{stem}"),
             step="evaluate",
             outputs={path.stem.removesuffix(f"_{stem}"): path for path in tables} | maps,
-            inputs=score_inputs(predictor.card.weights_sha256, digests),
+            inputs=score_inputs(predictor.card.weights_sha256, digests, [item["side"] for item in test.items]),
             config=dump_sections(config.evaluate, config.convert),
         )
 

@@ -11,7 +11,7 @@ import pandas as pd
 from dualflow.config import Config, training_values
 from dualflow.data.dataset import PairDataset
 from dualflow.data.side_encoder import SideEncoder
-from dualflow.data.study_pairs import learning_pairs, scan_digests
+from dualflow.data.study_pairs import ScanValues, learning_digest, learning_pairs, scan_digests, scan_values
 from dualflow.data.unseen_voxels import fill_unseen
 from dualflow.digests import digest_of
 from dualflow.errors import DataError
@@ -54,7 +54,7 @@ class LearningData:
 
     def closed_form_cache(self, layout: Layout) -> ClosedFormCache:
         """Closed-form fits to the training scans, which the trainings of a study share."""
-        return ClosedFormCache(layout.closed_form_cache, digest_of(self.values(self.training)))
+        return ClosedFormCache(layout.closed_form_cache, digest_of(self._values(self.training)))
 
     @cached_property
     def filled(self) -> tuple[PairDataset, PairDataset]:
@@ -64,13 +64,10 @@ class LearningData:
     @property
     def digest(self) -> str:
         """Digest of what the models learn from: scans and side values, by split."""
-        # Units of the columns by their ranges: the last digits of means and deviations differ between machines.
-        columns = [{**column, "mean": None, "sd": None} for column in self.encoder.to_dict()["columns"]]
-        return digest_of({"side": columns, "splits": [self.values(self.training), self.values(self.validation)]})
+        return learning_digest(self.encoder, self._values(self.training), self._values(self.validation))
 
-    def values(self, dataset: PairDataset) -> list[tuple[str, str, list[float]]]:
-        """Return key, digest and side values of every scan of a split, as its identity."""
-        return [(item["scan"], self.digests[item["scan"]], item["side"].tolist()) for item in dataset.items]
+    def _values(self, dataset: PairDataset) -> ScanValues:
+        return scan_values(dataset.scans, [item["side"] for item in dataset.items], self.digests)
 
 
 def _require_revision(layout: Layout, scans: Sequence[str]) -> None:

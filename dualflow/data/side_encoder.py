@@ -113,7 +113,13 @@ class SideEncoder:
 
     @classmethod
     def fit(cls, table: pd.DataFrame, columns: Sequence[str]) -> Self:
-        """Fit means, standard deviations and levels to the training rows of `pairs`."""
+        """Fit means, standard deviations and levels to the training rows of `pairs`.
+
+        Raises:
+            DataError: the index was made without one of the columns.
+        """
+        if missing := [name for name in columns if name not in table]:
+            raise DataError(f"the index has no side column '{missing[0]}'; `dualflow run` makes it again")
         return cls(tuple(_fit(table[name], name) for name in columns))
 
     def encode(self, table: pd.DataFrame) -> torch.Tensor:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import pandas as pd
+import torch
 
 from dualflow.config import Config
 from dualflow.data.dataset import Item, PairDataset, iterate_pairs, load_pairs
@@ -12,7 +13,7 @@ from dualflow.data.index import read_pairs
 from dualflow.data.preprocessed_scan import PreprocessedScan
 from dualflow.data.quarantine import usable
 from dualflow.data.side_encoder import SideEncoder
-from dualflow.digests import sha256
+from dualflow.digests import digest_of, sha256
 from dualflow.errors import DataError
 from dualflow.layout import Layout, Scan
 
@@ -36,6 +37,28 @@ def usable_pairs(config: Config) -> pd.DataFrame:
 def scan_digests(layout: Layout, scans: Iterable[str]) -> dict[str, str]:
     """Return the hash of the manifest of each preprocessed scan, given by keys."""
     return {key: sha256(layout.scan_manifest(Scan.parse(key))) for key in scans}
+
+
+ScanValues = list[tuple[str, str, list[float]]]
+"""Key, hash and side values of each scan of a split."""
+
+
+def scan_values(scans: Iterable[str], sides: Iterable[torch.Tensor], digests: Mapping[str, str]) -> ScanValues:
+    """Return what identifies the scans of a split to a model that learns from them.
+
+    Args:
+        scans: keys.
+        sides: side values [S] of each.
+        digests: hash of the manifest of each.
+    """
+    return [(key, digests[key], side.tolist()) for key, side in zip(scans, sides, strict=True)]
+
+
+def learning_digest(encoder: SideEncoder, training: ScanValues, validation: ScanValues) -> str:
+    """Return the digest of what the models of a study learn from: scans and side values, by split."""
+    # Units of the columns by their ranges: the last digits of means and deviations differ between machines.
+    columns = [{**column, "mean": None, "sd": None} for column in encoder.to_dict()["columns"]]
+    return digest_of({"side": columns, "splits": [training, validation]})
 
 
 def load_split(config: Config, pairs: pd.DataFrame, split: str, encoder: SideEncoder) -> PairDataset:

@@ -153,7 +153,7 @@ def _finished(
                 card = load_card(config.layout.model(name, seed))
             except CheckpointError:
                 continue
-            tables = current_scores(config, current, name, seed, card.weights_sha256)
+            tables = current_scores(config, current, card)
             if tables is not None and _follows_plan(config, plan, card):
                 benchmark = config.layout.benchmark(f"train/{training_key(name, seed)}")
                 memory = read_typed_table(benchmark)["max_rss"] if benchmark.is_file() else pd.Series([np.nan])

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import pandas as pd
+import torch
 
 from dualflow.config import Config, dump_sections
-from dualflow.data.study_pairs import scan_digests, usable_pairs
+from dualflow.data.side_encoder import SideEncoder
+from dualflow.data.study_pairs import learning_digest, scan_digests, scan_values, usable_pairs
 from dualflow.data.tsv import read_typed_table
+from dualflow.digests import digest_of
 from dualflow.layout import Layout, Scan, training_key
 from dualflow.manifest import manifest_outputs, read_manifest
+from dualflow.models.card import ModelCard
+from dualflow.revisions import REVISIONS
 
-MODEL = "model"
-"""Name of the weights among the inputs of an evaluation; the others are keys of scans."""
+MODEL, SIDE = "model", "side"
+"""Names of the weights and of the side values among the inputs of an evaluation; the others are keys of scans."""
 
 
 @dataclass(frozen=True)
@@ -24,24 +29,37 @@ class CurrentScans:
     """The scans of a study that its models learn from and are scored on now.
 
     Attributes:
-        learnt: hash of the manifest of each training and validation scan.
-        test: that of each test scan.
+        learnt: digest of the training and validation scans with their side values, as in the card of a model.
+        test: rows of the index of the test scans.
+        digests: hash of the manifest of each test scan.
     """
 
-    learnt: Mapping[str, str]
-    test: Mapping[str, str]
+    learnt: str
+    test: pd.DataFrame
+    digests: Mapping[str, str]
 
     @classmethod
     def of(cls, config: Config) -> Self:
         """Read the index and the manifests of the preprocessed scans."""
-        split = usable_pairs(config).set_index("scan")["split"]
-        learnt = split.index[split.isin(["train", "validation"])]
-        return cls(scan_digests(config.layout, learnt), scan_digests(config.layout, split.index[split == "test"]))
+        pairs = usable_pairs(config)
+        training, validation, test = (pairs[pairs["split"] == split] for split in ("train", "validation", "test"))
+        encoder = SideEncoder.fit(training, config.study.side)
+        learnt = (
+            scan_values(rows["scan"], encoder.encode(rows), scan_digests(config.layout, rows["scan"]))
+            for rows in (training, validation)
+        )
+        return cls(learning_digest(encoder, *learnt), test, scan_digests(config.layout, test["scan"]))
 
 
-def score_inputs(weights: str, test: Mapping[str, str]) -> dict[str, str]:
-    """Return the inputs that the manifest of an evaluation names: the weights, and the test scans by their hashes."""
-    return {MODEL: weights, **test}
+def score_inputs(weights: str, test: Mapping[str, str], sides: Iterable[torch.Tensor]) -> dict[str, str]:
+    """Return the inputs that the manifest of an evaluation names.
+
+    Args:
+        weights: hash of the weights.
+        test: hash of the manifest of each test scan.
+        sides: side values [S] of each, as the model sees them.
+    """
+    return {MODEL: weights, SIDE: digest_of([side.tolist() for side in sides]), **test}
 
 
 def read_scores(layout: Layout, path: Path, weights: str) -> dict[str, Any] | None:
@@ -57,30 +75,30 @@ def read_scores(layout: Layout, path: Path, weights: str) -> dict[str, Any] | No
     recorded = read_manifest(path, verify=False)
     if recorded is None:
         return None
-    scans = [key for key in recorded["inputs"] if key != MODEL]
+    scans = [key for key in recorded["inputs"] if key not in (MODEL, SIDE)]
     present = [key for key in scans if layout.scan_manifest(Scan.parse(key)).is_file()]
-    return read_manifest(path, inputs=recorded["inputs"] | score_inputs(weights, scan_digests(layout, present)))
+    return read_manifest(path, inputs=recorded["inputs"] | {MODEL: weights, **scan_digests(layout, present)})
 
 
-def current_scores(
-    config: Config, scans: CurrentScans, name: str, seed: int, weights: str
-) -> dict[str, pd.DataFrame] | None:
+def current_scores(config: Config, scans: CurrentScans, card: ModelCard) -> dict[str, pd.DataFrame] | None:
     """Return the tables `scans` and `stress` of a training's scores; None if they are not those of today's study.
 
-    They belong to the stored weights, to what the models learn from now, to the test scans and to the options of the
-    evaluation, and no later revision of either step has replaced them. Without a stress test its table is absent.
+    They belong to the stored weights, to the scans and side values that models learn from and are scored on now, and to
+    the options of the evaluation, and no later revision of either step has replaced them. Without a stress test its
+    table is absent.
 
     Args:
         config: of the study.
         scans: of the study.
-        name: of the model.
-        seed: of the training.
-        weights: hash of the stored weights.
+        card: of the stored model.
     """
     layout = config.layout
-    path = layout.manifest(f"evaluate/{training_key(name, seed)}")
-    scored = read_manifest(path, inputs=score_inputs(weights, scans.test))
-    if scored is None or read_manifest(layout.training_manifest(name, seed), inputs=scans.learnt) is None:
+    path = layout.manifest(f"evaluate/{training_key(card.name, card.seed)}")
+    inputs = score_inputs(card.weights_sha256, scans.digests, card.side.encode(scans.test))
+    scored, trained = read_manifest(path, inputs=inputs), read_manifest(layout.training_manifest(card.name, card.seed))
+    if scored is None or trained is None or trained["revision"] != REVISIONS["train"]:
+        return None
+    if card.data_digest != scans.learnt:
         return None
     if _options(scored["config"]) != _options(dump_sections(config.evaluate, config.convert)):
         return None
@@ -97,7 +115,7 @@ def current_ceilings(config: Config, scans: CurrentScans) -> pd.DataFrame | None
         scans: of the study.
     """
     path = config.layout.manifest("evaluate/ceilings")
-    scored = read_manifest(path, inputs=scans.test)
+    scored = read_manifest(path, inputs=scans.digests)
     if scored is None or _of_limits(scored["config"]) != _of_limits(dump_sections(config.evaluate, config.cohort)):
         return None
     return read_typed_table(manifest_outputs(path, scored)["scans"].path)

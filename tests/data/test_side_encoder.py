@@ -72,6 +72,12 @@ def test_a_constant_column_is_zero():
     assert encoder.encode(pd.DataFrame({"age": [70.0, 5.0]})).tolist() == [[0.0], [0.0]]
 
 
+def test_a_column_that_the_index_lacks_is_named():
+    """The configuration may have a new column, while the index is of the one before."""
+    with pytest.raises(DataError, match="no side column 'weight'"):
+        SideEncoder.fit(TABLE, ["age", "weight"])
+
+
 def test_no_side_columns():
     """Without columns the features have shape [N, 0]."""
     assert SideEncoder.fit(TABLE, []).encode(TABLE).shape == (4, 0)

@@ -10,19 +10,19 @@ from dualflow.manifest import write_manifest
 from dualflow.models.store import load_card
 from dualflow.revisions import REVISIONS
 
-SPLITS = {LEARNT: "train", **dict.fromkeys(SCANS, "test")}
+WATCHED = "sub-watched"
+SPLITS = {LEARNT: "train", "sub-learnt2": "train", WATCHED: "validation", **dict.fromkeys(SCANS, "test")}
 
 
 @pytest.fixture
 def config(tmp_path):
     config = parse_config(study_values(tmp_path))
-    train_and_score(config, "dualflow", 0, 10)
+    train_and_score(config, "dualflow", 0, 10, splits=SPLITS)
     return config
 
 
 def tables(config):
-    weights = load_card(config.layout.model("dualflow", 0)).weights_sha256
-    return current_scores(config, CurrentScans.of(config), "dualflow", 0, weights)
+    return current_scores(config, CurrentScans.of(config), load_card(config.layout.model("dualflow", 0)))
 
 
 def test_scores_of_the_present_study_are_current(config):
@@ -49,6 +49,20 @@ def test_scores_of_an_earlier_revision_are_not(config, step, monkeypatch):
 def test_scores_of_other_test_scans_are_not(config):
     """Another split has other test people."""
     write_index(config.layout, SPLITS | {SCANS[0]: "convert"})
+    assert tables(config) is None
+
+
+def test_scores_of_a_model_that_learnt_from_a_validation_scan_are_not(config):
+    """The same scans, but two have changed places."""
+    write_index(config.layout, SPLITS | {LEARNT: "validation", WATCHED: "train"})
+    assert tables(config) is None
+
+
+@pytest.mark.parametrize("key", [LEARNT, WATCHED, SCANS[0]])
+def test_scores_of_people_of_another_age_are_not(config, key):
+    """A corrected value is another condition, of the model that learns from it or of the prediction that is scored."""
+    assert tables(config) is not None
+    write_index(config.layout, SPLITS, {key: 90})
     assert tables(config) is None
 
 

@@ -1,5 +1,7 @@
 """A study of three flows and two baselines, with the files of trainings and evaluations that never ran."""
 
+from types import MappingProxyType
+
 import pandas as pd
 import torch
 
@@ -7,7 +9,7 @@ from dualflow.commit import commit_text
 from dualflow.config import dump_sections, public_values, training_values
 from dualflow.data.study_pairs import scan_digests
 from dualflow.digests import sha256
-from dualflow.evaluation.current_scores import score_inputs
+from dualflow.evaluation.current_scores import CurrentScans, score_inputs
 from dualflow.layout import Scan
 from dualflow.manifest import write_manifest
 from dualflow.models.card import FLOW, ModelCard, TrainingRecord
@@ -47,18 +49,19 @@ class FakeTimer:
         return TIMES[name]
 
 
-def save_card(folder, name, seed, weight, record=None, commit="", **built):
-    """Write a model folder with a single weight, and a card that says how the model is `built`."""
+def save_card(folder, name, seed, weight, record=None, commit="", learnt="", **built):
+    """Write a model folder with a single weight, and a card that says what it `learnt` from and how it is `built`."""
     model = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.constant_(model.weight, weight)
     card = ModelCard(
         name=name,
         seed=seed,
         shape=SHAPE,
-        side={"columns": []},
+        side={"columns": [{"kind": "Continuous", "name": "age", "mean": 70.0, "sd": 10.0}]},
         study={"name": "x", "source": "T1w", "target": "FDG"},
         parameters=1000,
         commit=commit,
+        data_digest=learnt,
         training=record or TrainingRecord(),
         **(built or {"kind": "mean_image"}),
     )
@@ -86,6 +89,7 @@ def train_and_score(
     pretrain=0,
     memory="900.5",
     scans=SCANS,
+    splits=None,
     stress=None,
     commit="abc",
     calibration=None,
@@ -93,7 +97,7 @@ def train_and_score(
 ):
     """Write the results of one model and seed with the workflow's own functions, for an index with these test scans."""
     layout, stem, folder = config.layout, f"{name}_seed-{seed}", config.layout.model(name, seed)
-    digests = write_index(layout, {LEARNT: "train", **dict.fromkeys(scans, "test")})
+    digests = write_index(layout, splits or {LEARNT: "train", **dict.fromkeys(scans, "test")})
     record = TrainingRecord(
         seconds=6.0 + seed,
         mean_seconds=2.0,
@@ -101,7 +105,9 @@ def train_and_score(
         pretrain_seconds=3.0 if pretrain else 0.0,
         calibration=calibration or {},
     )
-    save_card(folder, name, seed, float(len(name) + seed + steps), record, commit, **built(config, name))
+    now = CurrentScans.of(config)
+    save_card(folder, name, seed, float(len(name) + seed + steps), record, commit, now.learnt, **built(config, name))
+    card = load_card(folder)
     if steps:
         commit_text(folder / "history.tsv", f"step\tloss\n1.0\t0.5\n{steps - pretrain}.0\t0.1\n")
     scores = pd.DataFrame({"model": name, "seed": seed, "scan": list(scans), "mae": mae, **columns})
@@ -119,7 +125,7 @@ def train_and_score(
         layout.manifest(f"evaluate/{stem}"),
         step="evaluate",
         outputs=tables,
-        inputs=score_inputs(load_card(folder).weights_sha256, {key: digests[key] for key in scans}),
+        inputs=score_inputs(card.weights_sha256, now.digests, card.side.encode(now.test)),
         config=dump_sections(config.evaluate, config.convert),
     )
 
@@ -138,12 +144,12 @@ def score_ceilings(config, *, scans=SCANS, **columns):
     )
 
 
-def write_index(layout, splits):
-    """Write an index of preprocessed scans by split; return the hash of each scan's manifest."""
+def write_index(layout, splits, ages=MappingProxyType({})):
+    """Write an index of preprocessed scans by split, whose ages differ; return their manifests' hashes."""
     rows = [
         {"scan": key, "subject": Scan.parse(key).subject, "session": Scan.parse(key).session or "n/a",
-         "source": "t1.nii", "target": "pet.nii", "split": split}
-        for key, split in splits.items()
+         "source": "t1.nii", "target": "pet.nii", "split": split, "age": ages.get(key, 70 + position)}
+        for position, (key, split) in enumerate(splits.items())
     ]  # fmt: skip
     commit_text(layout.pairs, pd.DataFrame(rows).to_csv(sep="\t", index=False))
     manifests = {key: layout.scan_manifest(Scan.parse(key)) for key in splits}

@@ -80,7 +80,7 @@ class EvaluatedStudy:
             self.layout.manifest(f"evaluate/{stem}"),
             step="evaluate",
             outputs={"scans": table},
-            inputs=score_inputs(card.weights_sha256, scan_digests(self.layout, table_scans)),
+            inputs=score_inputs(card.weights_sha256, scan_digests(self.layout, table_scans), sides=[]),
             config={"evaluate": {"bootstrap": 200, "seed": 0}},
         )
 
