@@ -13,6 +13,7 @@ from dualflow.data.side_encoder import Continuous
 from dualflow.errors import DataError
 from dualflow.inference.batch import Compute
 from dualflow.inference.conversion import convert_inputs
+from dualflow.inference.conversion_table import DIGITS
 from dualflow.inference.folder_tables import folder_table, scans_of_other_models, tables_lock
 from dualflow.inference.selection import Selection
 from dualflow.layout import Layout, Scan
@@ -32,8 +33,14 @@ def convert(
     force: bool = False,
 ) -> pd.DataFrame:
     """Convert all scans of the inputs, and write conversion.html of `out`; arguments and result as `convert_inputs`."""
-    table = convert_inputs(inputs, model, out, config, selection, compute, force=force)
-    write_page(Layout(out, "."), load_card(model))
+    layout = Layout(out, ".")
+    try:
+        table = convert_inputs(inputs, model, out, config, selection, compute, force=force)
+    except DataError:
+        if layout.conversion_page.is_file():  # scans of earlier commands may be excluded now
+            write_page(layout, load_card(model))
+        raise
+    write_page(layout, load_card(model))
     return table
 
 
@@ -50,7 +57,7 @@ def _write_page(layout: Layout, table: pd.DataFrame, card: ModelCard) -> None:
         layout.conversion_page,
         table,
         title=f"Synthetic {card.study.target} from {card.study.source}",
-        model=f"{card.label} of study {card.study.name} ({card.weights_sha256[:12]}){further}",
+        model=f"{card.label} of study {card.study.name} ({card.weights_sha256[:DIGITS]}){further}",
         figures={key: path for key in table["scan"] if (path := _picture(layout, str(key))) is not None},
         date=datetime.now(UTC).date().isoformat(),
         ranges={

@@ -185,6 +185,12 @@ class ConvertConfig(Section):
     seed: int = Field(default=0, ge=0)
     """Seed of the samples."""
 
+    @model_validator(mode="after")
+    def _kept_of_those_drawn(self) -> Self:
+        if self.keep_samples > self.samples:
+            raise ConfigError(f"keep_samples {self.keep_samples} is more than samples {self.samples}; draw as many")
+        return self
+
 
 class EvaluateConfig(Section):
     """Evaluation on the test scans."""

@@ -28,44 +28,58 @@ _UNITS: dict[Normaliser, str] = {
 }
 
 
-def describe_derivatives(layout: Layout, name: str, study: StudyConfig) -> dict[str, Path]:
-    """Write and return the files that describe the derivatives of dataset `name`, by their names."""
+def describe_derivatives(layout: Layout, name: str, study: StudyConfig, *, targets: bool = True) -> dict[str, Path]:
+    """Write and return the files that describe the derivatives of dataset `name`, by their names.
+
+    Args:
+        layout: of the derivatives.
+        name: of the dataset.
+        study: its modalities.
+        targets: whether the derivatives hold measured and imputed targets, which a conversion does not write.
+    """
     files = {name: layout.derivatives / name for name in ("dataset_description.json", "README", ".bidsignore")}
     commit_json(
         files["dataset_description.json"],
         {
-            "Name": f"dualflow derivatives of {name}",
+            "Name": dataset_title(name),
             "BIDSVersion": "1.10.0",
             "DatasetType": "derivative",
             "License": "see the source dataset",
             "GeneratedBy": [PROGRAM],
         },
     )
-    commit_text(files["README"], derivatives_readme(layout, name, study))
+    commit_text(files["README"], derivatives_readme(layout, name, study, targets=targets))
     commit_text(files[".bidsignore"], "\n".join(NOT_BIDS) + "\n")
     return files
 
 
-def derivatives_readme(layout: Layout, name: str, study: StudyConfig) -> str:
-    """The README of a derivative dataset: its files, their units, and how to trace them."""
+def dataset_title(name: str) -> str:
+    """Name of the derivatives of dataset `name`."""
+    return f"dualflow derivatives of {name}"
+
+
+def derivatives_readme(layout: Layout, name: str, study: StudyConfig, *, targets: bool = True) -> str:
+    """The README of a derivative dataset: its files, their units, and how to trace them; arguments as above."""
     source, target, sources = modality(study.source), modality(study.target), " and ".join(study.sources)
     manifests, quarantine = (
         os.path.relpath(path, layout.derivatives) for path in (layout.manifest("any").parent, layout.quarantine)
     )
     rows = {name: modality(name) for name in study.sources} | {study.target: target.as_target()}
     units = {name: _UNITS[row.normaliser] for name, row in rows.items()}
+    preprocessed = ", ".join(study.modalities if targets else study.sources)
+    synthetic = "'desc-synth' or 'desc-impute'" if targets else "'desc-synth'"
     paragraphs = [
-        f"dualflow derivatives of {name}",
-        f"dualflow {__version__} wrote this BIDS derivative dataset. It holds preprocessed scans "
-        f"({', '.join(study.modalities)}), and synthetic {study.target} volumes that a model generated from {sources}.",
+        dataset_title(name),
+        f"dualflow {__version__} wrote this BIDS derivative dataset. It holds preprocessed scans ({preprocessed}), and "
+        f"synthetic {study.target} volumes that a model generated from {sources}.",
         "SYNTHETIC VOLUMES ARE NOT MEASUREMENTS",
-        f"Files with 'desc-synth' or 'desc-impute' in their name are synthetic. They show which {study.target} is "
-        f"expected for such {sources} images, not the findings of the person. They are for research only, not for "
-        'clinical use. The JSON sidecar of each synthetic volume says "Synthetic": true.',
+        f"Files with {synthetic} in their name are synthetic. They show which {study.target} is expected for such "
+        f"{sources} images, not the findings of the person. They are for research only, not for clinical use. The JSON "
+        'sidecar of each synthetic volume says "Synthetic": true.',
         "FILES",
         "LABEL is a subject label of the source dataset. Names of scans with sessions also have ses-LABEL.",
         *(f"{file}\n{fill(text, WIDTH, initial_indent='    ', subsequent_indent='    ')}" for file, text in
-          _files(layout, study, source, target)),
+          _files(layout, study, source, target, targets=targets)),
         "Every image has a JSON sidecar of the same name.",
         "UNITS",
         *(f"{study_name}: {unit}." for study_name, unit in units.items()),
@@ -80,7 +94,9 @@ def derivatives_readme(layout: Layout, name: str, study: StudyConfig) -> str:
     return "\n\n".join(text if "\n" in text else fill(text, WIDTH) for text in paragraphs) + "\n"
 
 
-def _files(layout: Layout, study: StudyConfig, source: Modality, target: Modality) -> list[tuple[str, str]]:
+def _files(
+    layout: Layout, study: StudyConfig, source: Modality, target: Modality, *, targets: bool
+) -> list[tuple[str, str]]:
     """Example name and description of each kind of file."""
     grid = f"on the model grid, aligned with the template {TEMPLATE_SPACE}"
     native = f"on the grid of the raw {study.source} scan"
@@ -103,10 +119,20 @@ def _files(layout: Layout, study: StudyConfig, source: Modality, target: Modalit
         "synth01": "Synthetic: one of the samples (the others are synth02, ...)",
         "synthq05": "Synthetic: 5th percentile of the samples, if asked for (also synthq50 and synthq95)",
     }
-    return [
-        *sources,
+    measured = [
         (layout.on_grid(_ANY_SCAN, target).name, f"Measured {study.target}, if the scan has one, {grid}."),
         (layout.target_native(_ANY_SCAN, source, target).name, f"Measured {study.target}, if any, {native}."),
+    ]
+    imputed = [
+        (
+            layout.imputed_volume(_ANY_SCAN, target, 1).name,
+            f"Synthetic: a draw of the {study.target} of a scan without one, for group analyses, {grid} (others are "
+            "impute02, ...).",
+        )
+    ]
+    return [
+        *sources,
+        *(measured if targets else ()),
         (layout.mask_on_grid(_ANY_SCAN, source).name, f"Brain mask {grid}."),
         (layout.mask_native(_ANY_SCAN, source).name, f"Brain mask {native}."),
         *(
@@ -117,11 +143,7 @@ def _files(layout: Layout, study: StudyConfig, source: Modality, target: Modalit
             layout.region_table(_ANY_SCAN, source, target).name,
             "Synthetic: mean and 95 % interval of each atlas region and meta-region.",
         ),
-        (
-            layout.imputed_volume(_ANY_SCAN, target, 1).name,
-            f"Synthetic: a draw of the {study.target} of a scan without one, for group analyses, {grid} (others are "
-            "impute02, ...).",
-        ),
+        *(imputed if targets else ()),
         (
             layout.deviation(_ANY_SCAN, source).name,
             f"Deviation of the {study.source} from the model's training scans, of a scan flagged for it, {native}.",

@@ -27,6 +27,7 @@ from dualflow.inference.finished_scans import ScanState
 from dualflow.inference.folder_tables import write_tables
 from dualflow.inference.image_files import origin_of
 from dualflow.inference.inputs import ConvertInputs
+from dualflow.inference.output_folder import shared_name
 from dualflow.inference.scan_conversion import convert_scan
 from dualflow.layout import Layout, Scan
 from dualflow.lifetime import exclusive
@@ -94,7 +95,7 @@ def convert_study(
     layout = Layout(out.absolute(), ".")
     _require_usable(scans, layout)
     sweep_temporaries(out)
-    describe_derivatives(layout, scans.name, scans.study)
+    describe_derivatives(layout, shared_name(out, scans.name), scans.study, targets=False)
     card = load_card(model)
     # The workers of a cluster have another working folder.
     options = Options(model.absolute(), model_digests(card), config, compute.device, force, compute.deadline_s)

@@ -19,9 +19,11 @@ from dualflow.inference.conversion_record import SIDE, STEP, VERDICT
 from dualflow.layout import Layout, Scan
 from dualflow.manifest import read_manifest
 
+DIGITS = 12
+"""Leading digits of the SHA-256 of a model's weights, by which it is named."""
 FAILED = "failed"
 """Verdict on a scan that could not be preprocessed or converted."""
-COLUMNS = ("scan", "verdict", "converted", "reason", "seconds")
+COLUMNS = ("scan", "verdict", "converted", "reason", "seconds", "model")
 SHOWN = 10
 """Scans whose reasons the console shows."""
 ORDER = (FAILED, "refused", "review", "ok")
@@ -61,7 +63,8 @@ def conversion_table(
         reasons = [*verdict["reasons"], *([forced] if is_forced else [])]
         scan = Scan.parse(key)
         seconds = round(total_seconds(layout.scan_seconds(scan), layout.conversion_seconds(scan)), 2)
-        values = (key, verdict["verdict"], converted, "; ".join(reasons), seconds)
+        model = manifest["inputs"].get("model", "")[:DIGITS] or None
+        values = (key, verdict["verdict"], converted, "; ".join(reasons), seconds, model)
         entries.append((dict(zip(COLUMNS, values, strict=True)), manifest["facts"][SIDE], verdict["figures"]))
     taken = {*COLUMNS, *(name for _, _, figures in entries for name in figures)}
     rows = [

@@ -24,15 +24,13 @@ from dualflow.errors import ConfigError, DataError, printable
 from dualflow.imaging.sidecar import read_object
 from dualflow.inference.dicom import convert_dicom, is_dicom_folder
 from dualflow.inference.image_files import check_replaced, label_images, origin_of, scan_rows
-from dualflow.inference.output_folder import DESCRIPTION, check_files_outside, check_output, check_target
+from dualflow.inference.output_folder import DESCRIPTION, UNNAMED, check_files_outside, check_output, check_target
 from dualflow.inference.selection import Selection
 from dualflow.inference.side_options import side_cells, side_notes
 from dualflow.layout import Scan
 from dualflow.modalities import REFERENCES, modality
 from dualflow.models.card import ModelCard
 
-UNNAMED = "converted scans"
-"""Name of inputs that are no BIDS dataset with a name of its own; names of folders may identify people."""
 EXPECTED = "a NIfTI image (.nii, .nii.gz), a BIDS dataset, a table of samples (.tsv) or a folder of DICOM files"
 _GLOB = set("*?[")
 _MAX_NAME = 200

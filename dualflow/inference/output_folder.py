@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from dualflow.data.derivative_dataset import dataset_title
 from dualflow.errors import ConfigError, DataError
 from dualflow.imaging.sidecar import read_object
 from dualflow.inference.conversion_record import STEP
@@ -13,6 +14,8 @@ from dualflow.manifest import read_manifest
 from dualflow.models.model_files import CARD
 
 DESCRIPTION = "dataset_description.json"
+UNNAMED = "converted scans"
+"""Name of inputs that are no BIDS dataset with a name of its own; names of folders may identify people."""
 WRITTEN = ("README", ".bidsignore", "conversion.html")
 """Files of every conversion beside its description; tables are also written if no scan is usable."""
 
@@ -59,6 +62,13 @@ def check_target(out: Path, target: str) -> None:
                 f"output {out} holds conversions to {earlier}, but this model makes {target}; choose another folder "
                 "with --out"
             )
+
+
+def shared_name(out: Path, name: str) -> str:
+    """Return the name for the description of `out`: that of the dataset, unless earlier commands converted another."""
+    file = out / DESCRIPTION
+    earlier = read_object(file).get("Name") if file.is_file() else None
+    return name if earlier in (None, dataset_title(name)) else UNNAMED
 
 
 def converted_scans(layout: Layout) -> list[str]:

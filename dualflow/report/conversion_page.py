@@ -31,6 +31,8 @@ TABLE = "conversion.tsv"
 REQUIRED = ("scan", "verdict", "reason")
 NOT_FIGURES = (*REQUIRED, "converted")
 """Columns that are no figures; single detectors, `z_NAME`, are none for the page either."""
+MODEL = "model"
+"""Column that is a figure where the scans are of several models."""
 # Numbers, and words with digits or slashes such as keys and file names.
 _VARIABLE = re.compile(r"\S*[\d/]\S*")
 
@@ -89,6 +91,7 @@ FIGURES = {
     ),
     "age": Definition(QualityMetric("age", "", ".4g"), ""),
     "seconds": Definition(QualityMetric("computing time", "s", ".1f"), ""),
+    MODEL: Definition(QualityMetric("model", "", ""), "First digits of the SHA-256 of the model's weights."),
 }
 """Known figures by column, in the order of the cards; other columns follow under their own names."""
 
@@ -124,7 +127,7 @@ def write_conversion_page(
     embedded = min(int(pictured.sum()), MAX_CARDS) <= MAX_EMBEDDED
     columns = [name for name in table.columns if _is_figure(table, str(name))]
     columns.sort(key=lambda name: list(FIGURES).index(name) if name in FIGURES else len(FIGURES))
-    columns = [name for name in columns if table[name].notna().any()]
+    columns = [name for name in columns if table[name].notna().any() and (name != MODEL or table[MODEL].nunique() > 1)]
     counts = {name: int((table["verdict"] == name).sum()) for name in VERDICTS}
     write_sheet(
         path,

@@ -115,6 +115,12 @@ def test_every_baseline_can_be_chosen():
     assert typing.get_args(names) == tuple(BASELINES)
 
 
+def test_no_more_samples_are_kept_than_are_drawn():
+    """Conversion would write fewer files than were asked for."""
+    with pytest.raises(ConfigError, match="keep_samples 9 is more than samples 8"):
+        parse_config({"study": {"name": "a"}, "convert": {"samples": 8, "keep_samples": 9}})
+
+
 def test_configuration_is_frozen():
     """Values cannot be changed after validation."""
     config = parse_config({"study": {"name": "a"}})

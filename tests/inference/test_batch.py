@@ -32,6 +32,7 @@ from dualflow.layout import Layout, Scan
 from dualflow.lifetime import exclusive
 from dualflow.manifest import write_manifest
 from dualflow.modalities import modality
+from dualflow.models.store import load_card
 
 CONFIG = ConvertConfig(samples=2, keep_samples=1)
 PREPROCESS = PreprocessConfig(spacing_mm=8.0, shape=(24, 32, 24), bias_field=False)
@@ -92,7 +93,7 @@ def volumes(out):
 
 
 @pytest.mark.slow
-def test_usable_scans_are_converted_and_the_others_excluded(converted, study):
+def test_usable_scans_are_converted_and_the_others_excluded(converted, study, model):
     """Volumes of the head are on its native grid; quarantine.tsv lists the other scans with reasons."""
     out, table = converted
     rows = read_quarantine(out / "quarantine.tsv")
@@ -110,6 +111,10 @@ def test_usable_scans_are_converted_and_the_others_excluded(converted, study):
         np.testing.assert_allclose(image.affine, source.affine, atol=1e-4)
     description = json.loads((out / "dataset_description.json").read_text())
     assert description["Name"] == "dualflow derivatives of batch"
+    readme = (out / "README").read_text()
+    assert all(path.name.replace("C0001", "LABEL") in readme for path in out.glob("sub-C0001/*/*.nii.gz"))
+    assert not any(name in readme for name in ("Measured", "impute", "T1w, FDG"))
+    assert table["model"].tolist()[2] == load_card(model).weights_sha256[:12]
     sidecar = json.loads(next((out / "sub-C0001/pet").glob("*desc-synth_pet.json")).read_text())
     assert sidecar["SideInformation"] == {"age": 71.0}
     manifest = json.loads((out / "manifests/convert/sub-C0001.json").read_text())

@@ -13,7 +13,8 @@ from dualflow.errors import ConfigError, DataError, PairingError
 from dualflow.inference import inputs as inputs_module
 from dualflow.inference.conversion_record import ORIGIN
 from dualflow.inference.image_files import origin_of
-from dualflow.inference.inputs import UNNAMED, dataset_name, expand_inputs, resolve_inputs
+from dualflow.inference.inputs import dataset_name, expand_inputs, resolve_inputs
+from dualflow.inference.output_folder import UNNAMED
 from dualflow.inference.selection import Selection
 from dualflow.layout import Layout, Scan
 from dualflow.manifest import write_manifest

@@ -7,7 +7,7 @@ import pytest
 from dualflow.config import StudyConfig
 from dualflow.data.derivative_dataset import describe_derivatives
 from dualflow.errors import ConfigError
-from dualflow.inference.output_folder import check_files_outside, check_output, check_target
+from dualflow.inference.output_folder import UNNAMED, check_files_outside, check_output, check_target, shared_name
 from dualflow.layout import Layout, Scan
 from dualflow.manifest import write_manifest
 
@@ -99,3 +99,12 @@ def test_conversions_to_another_target_are_refused(tmp_path):
     check_target(tmp_path, "FDG")
     with pytest.raises(ConfigError, match=r"holds conversions to FDG, but this model makes AV45; .* with --out"):
         check_target(tmp_path, "AV45")
+
+
+def test_a_folder_of_several_datasets_is_named_after_none(data):
+    """The description would give the scans of earlier commands the name of the last one's dataset."""
+    assert shared_name(data / "new", "x") == "x"
+    assert shared_name(data / "earlier", "x") == "x"
+    assert shared_name(data / "earlier", "y") == UNNAMED
+    describe_derivatives(Layout(data / "earlier", "."), UNNAMED, StudyConfig(name="t"))
+    assert shared_name(data / "earlier", "x") == UNNAMED

@@ -66,6 +66,13 @@ def test_the_page_is_self_contained(render, tmp_path):
     assert not list(tmp_path.glob(".tmp-*"))
 
 
+@pytest.mark.parametrize("model", ["0b3f", "91ac"])
+def test_cards_name_their_model_where_there_are_several(render, model):
+    """With one model the heading is enough."""
+    text = render(conversion("ok", "ok", model=["0b3f", model])).words
+    assert (model in text) == (model != "0b3f")
+
+
 def test_the_worst_scans_come_first(render):
     """Failed and refused scans come first, then the others by their relative distance beyond a threshold."""
     table = conversion(
