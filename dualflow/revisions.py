@@ -7,9 +7,9 @@ the number of that step in the same commit; a study then repeats the step and th
 
 REVISIONS = {
     "cohort": 1,
-    "index": 3,
+    "index": 4,
     "preprocess": 2,
-    "qc": 1,
+    "qc": 2,
     "train": 5,
     "evaluate": 5,
     "convert": 1,

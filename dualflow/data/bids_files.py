@@ -14,6 +14,7 @@ import pandas as pd
 from bids2table import parse_bids_entities
 
 from dualflow.config import StudyConfig
+from dualflow.data.tracers import is_known_tracer, is_tracer, stated_tracer
 from dualflow.errors import ConfigError, DataError, PairingError, printable
 from dualflow.layout import Scan, study_mask_paths
 from dualflow.modalities import Modality, modality
@@ -36,10 +37,12 @@ class Candidate:
     Attributes:
         path: path relative to the dataset's root.
         entities: entities of its name other than subject, session and suffix, such as `acq` or `run`.
+        tracer: of a PET, the `trc` label of its name, otherwise that of its sidecar; '' if neither states one.
     """
 
     path: Path
     entities: Mapping[str, str]
+    tracer: str = ""
 
     def label(self, entity: str) -> str:
         """Label of an entity; '' if the name lacks it."""
@@ -54,7 +57,8 @@ class BidsFiles:
         files: scan -> modality -> file.
         excluded: the scans with a file that cannot be used, and those whose files of a source cannot be told apart.
         unfit: the scans of which no file of a source fits `study.where`.
-        unused_targets: the scans with a source of whose files of the target none fits, or several do.
+        unused_targets: the scans with a source of whose files of the target none fits, several do, or all have a tracer
+            that no modality has.
     """
 
     files: Files
@@ -66,8 +70,9 @@ class BidsFiles:
 def find_scans(root: Path, study: StudyConfig, modalities: Sequence[str]) -> BidsFiles:
     """Find the files of some of a study's modalities in a BIDS dataset.
 
-    A file with another tracer in its name does not belong to the modality. A file without a tracer counts only if the
-    dataset has a single tracer. If `study.where` selects by tracer, any label does, and only files with it count.
+    A file with another tracer, by its name or else its sidecar, does not belong to the modality. A file without a
+    tracer counts only if the dataset has a single tracer. If `study.where` selects by tracer, any label does, and only
+    files with it count.
 
     Raises:
         DataError: there is no dataset at `root`.
@@ -88,6 +93,8 @@ def find_scans(root: Path, study: StudyConfig, modalities: Sequence[str]) -> Bid
             for scan, scan_files in candidates.items()
         }
         excluded.update(unreadable)
+        if is_target:
+            unused_targets |= _with_unknown_tracers(candidates, matches, files, row)
         for scan, selected in select(matches, name, where).items():
             if not selected and (others := _with_tracer(matches[scan], where)):
                 if not is_target:
@@ -131,13 +138,14 @@ def find_candidates(root: Path, row: Modality) -> tuple[Candidates, Exclusions]:
                 excluded[printable(key)] = error
                 continue
             varying = {entity: str(entities[entity]) for entity in entities if entity not in FIXED_ENTITIES}
-            candidates[scan].append(Candidate(path, varying))
+            tracer = varying.get("trc") or (stated_tracer(file) if row.tracer else "")
+            candidates[scan].append(Candidate(path, varying, tracer))
     return candidates, excluded
 
 
 def other_tracers(candidates: Candidates, row: Modality) -> list[str]:
-    """The tracers in the dataset's file names other than the modality's own, sorted."""
-    labels = {file.label("trc") for files in candidates.values() for file in files if not _has_tracer(file, row)}
+    """The tracers of the dataset's files other than the modality's own, sorted."""
+    labels = {file.tracer for files in candidates.values() for file in files if not _has_tracer(file, row)}
     return sorted(labels)
 
 
@@ -183,10 +191,10 @@ def choose(
         raise PairingError(f"{len(candidates)} files fit {name}: {names}; {_remedy(candidates, name, differing)}")
     if not candidates:
         return None
-    if tracers and not candidates[0].label("trc"):
+    if tracers and not candidates[0].tracer:
         raise PairingError(
             f"{names} names no tracer in a dataset that also has {', '.join(tracers)}; "
-            f"add trc-{modality(name).tracer} to the name or remove the file"
+            f"add trc-{modality(name).tracer} to the name or TracerName to the sidecar, or remove the file"
         )
     return candidates[0].path
 
@@ -276,12 +284,6 @@ def _is_annexed(root: Path, path: Path, real: Path) -> bool:
     return in_root and real.is_relative_to((dataset / ".git").resolve() / "annex" / "objects")
 
 
-def is_tracer(label: str, row: Modality) -> bool:
-    """Whether a `trc-` label is the row's tracer; `18FFDG`, with the isotope, counts as `FDG`."""
-    tracer = rf"(\d+[A-Z][a-z]?)?{row.tracer}"
-    return row.tracer is not None and re.fullmatch(tracer, label, re.IGNORECASE) is not None
-
-
 def natural_order(label: str) -> list[str | int]:
     """Sort key by which `2` precedes `10` and `M6` precedes `M12`."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", label)]
@@ -330,5 +332,18 @@ def _require_case(path: Path, row: Modality, entities: Mapping[str, str]) -> Non
 
 
 def _has_tracer(file: Candidate, row: Modality) -> bool:
-    """Whether a file names the row's tracer or none."""
-    return not file.label("trc") or is_tracer(file.label("trc"), row)
+    """Whether a file has the row's tracer, or states none."""
+    return not file.tracer or is_tracer(file.tracer, row)
+
+
+def _with_unknown_tracers(candidates: Candidates, matches: Candidates, files: Files, row: Modality) -> Exclusions:
+    """The scans with a source, but no file of the row's tracer and one whose tracer may be a misspelling of it."""
+    reasons: Exclusions = {}
+    for scan, scan_files in candidates.items():
+        odd = [file for file in scan_files if not is_known_tracer(file.tracer)]
+        if odd and not matches[scan] and files.get(scan):
+            reasons[scan.key] = PairingError(
+                f"{odd[0].path.name} has the tracer '{odd[0].tracer}', which is that of no modality; if it is "
+                f"{row.tracer}, write trc-{row.tracer} in its name"
+            )
+    return reasons

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from bids2table import parse_bids_entities
 
-from dualflow.data.bids_files import EXTENSIONS, FIXED_ENTITIES, is_tracer
+from dualflow.data.bids_files import EXTENSIONS, FIXED_ENTITIES
 from dualflow.data.participants import known_columns
+from dualflow.data.tracers import is_tracer
 from dualflow.errors import ConfigError, DataError
 from dualflow.modalities import MODALITIES, Modality
 

@@ -16,7 +16,6 @@ from dualflow.data.bids_files import (
     Files,
     find_candidates,
     find_scans,
-    is_tracer,
     other_tracers,
     scans_without_mask,
 )
@@ -30,6 +29,7 @@ from dualflow.data.scan_table import find_samples, sample_values, table_subjects
 from dualflow.data.session_pairs import join_sessions, session_partners
 from dualflow.data.split import assign_folds, assign_splits
 from dualflow.data.strata import first_categorical, first_scans, strata_of, strata_table
+from dualflow.data.tracers import is_known_tracer
 from dualflow.data.tsv import all_numbers, numbers, read_table, table_text
 from dualflow.errors import ConfigError, DataError, PairingError
 from dualflow.layout import Layout, Scan
@@ -350,7 +350,7 @@ def _tracers(bids: Path, study: StudyConfig) -> str:
         return ""
     row = modality(study.target)
     labels = other_tracers(find_candidates(bids, row)[0], row)
-    unknown = [label for label in labels if not any(is_tracer(label, other) for other in MODALITIES.values())]
+    unknown = [label for label in labels if label.isalnum() and not is_known_tracer(label)]
     example = f"; select by study.where, such as {{{study.target}: {{trc: {unknown[0]}}}}}" if unknown else ""
     return f", which have the tracers {', '.join(labels)}{example}" if labels else ""
 

@@ -38,10 +38,10 @@ def side_values(
 ) -> tuple[pd.DataFrame, dict[str, DataError]]:
     """The side columns of `scans`, and the scans (by key) whose cells are invalid with the reason.
 
-    A known cell of the sessions table precedes that of participants.tsv. All values of a subject without a row are
-    unknown, and so are the columns of a sessions table that has no row for the session: those of participants.tsv may
-    be of another one. `typed_values` types the columns; participants.json declares categories by their `Levels` and
-    numbers by their `Units`. Of the `known` columns the type is given.
+    A column of a subject's sessions table replaces that of participants.tsv, which may be of another visit: without a
+    row or a known cell of the session it is unknown. All values of a subject without a row are unknown too.
+    `typed_values` types the columns; participants.json declares categories by their `Levels` and numbers by their
+    `Units`. Of the `known` columns the type is given.
 
     Returns:
         One row per scan in the order of `scans`: float64 or text columns, NaN or None if unknown.
@@ -69,7 +69,7 @@ def side_values(
             subject = _cells(subjects, scan.subject, path.name)
             table = sessions.get(scan.subject)
             session = {} if table is None else _cells(_by_label(table), scan.session, "its sessions table")
-            if table is not None and scan.session and scan.session not in table.index:
+            if table is not None and scan.session:
                 subject = {name: cell for name, cell in subject.items() if name not in table.columns}
         except DataError as error:
             excluded[scan.key] = error
@@ -87,7 +87,7 @@ def typed_values(
     """Text columns, one row per scan, with numeric columns as float64; and the scans with an invalid number.
 
     A column without a declaration is numeric if more than half of its known cells are numbers, with or without a unit
-    or decimal comma. Declared levels that are numbers become text (`group-1` for 1 and 1.0) because their distances
+    or decimal comma. Levels that are numbers become text (`group-1` for 1 and 1.0) because their distances
     mean nothing; each does so for itself, so that any subset of the rows, such as the training scans, has the same
     levels.
     """
@@ -160,11 +160,9 @@ def _typed(column: pd.Series, name: str, declaration: Declaration | None) -> tup
         cells = [cell and (declaration(cell) or cell) for cell in column]
         return pd.Series(cells, index=column.index, dtype=object), []
     values, known = numbers(column), column.notna()
-    if declaration == "Levels":
-        return column.mask(values.notna(), values.map(partial(code_level, name))), []
     numeric = values.notna() | column.map(lambda cell: bool(cell and _NEARLY_A_NUMBER.fullmatch(cell)))
-    if declaration is None and known.any() and 2 * numeric.sum() <= known.sum():
-        return column, []
+    if declaration == "Levels" or (declaration is None and known.any() and 2 * numeric.sum() <= known.sum()):
+        return column.mask(values.notna(), values.map(partial(code_level, name))), []
     return values, [int(position) for position in column.index[known & values.isna()]]
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from dualflow.config import ReviewConfig, StudyConfig
+from dualflow.data.quality_notes import record_notes, usual_versions
 from dualflow.data.tsv import numbers
 from dualflow.imaging.record import read_record
 from dualflow.imaging.stopwatch import total_seconds
@@ -22,8 +23,6 @@ from dualflow.modalities import modality
 UNKNOWN = "–"  # noqa: RUF001 - an en dash, as in printed tables
 MIN_SCANS = 10
 """Minimum number of scans with a known value for outlier detection."""
-MIN_REFERENCE_SHOWN = 0.95
-"""Share of the reference region in the field of view, below which a scan is flagged."""
 _SD_PER_MAD = 1.4826
 
 
@@ -128,7 +127,8 @@ def quality_table(layout: Layout, scans: Sequence[str], study: StudyConfig, revi
         for scan, record in zip(parsed, records, strict=True)
     ]
     table = pd.DataFrame(rows, columns=["scan", "subject", *_columns(study), "seconds"])
-    notes = [record_notes(record, study) for record in records]
+    usual = usual_versions(records)
+    notes = [record_notes(record, study, usual) for record in records]
     flags = [
         "; ".join([*scan_notes, *scan_flags])
         for scan_notes, scan_flags in zip(notes, flag_scans(table, review), strict=True)
@@ -147,19 +147,6 @@ def record_metrics(record: Mapping[str, Any]) -> dict[str, float]:
     if target.get("intensity", {}).get("normaliser") == "suvr":
         row["reference_value"] = float(f"{target['intensity']['slope']:.6g}")
     return row
-
-
-def record_notes(record: Mapping[str, Any], study: StudyConfig) -> list[str]:
-    """Notes that preprocessing left on a scan, as flags."""
-    images = {"source": record["source"], "target": record["target"] or {}, **record["extra_sources"]}
-    notes = [f"{name}: {note}" for name, image in images.items() for note in image.get("pet", {}).get("notes", [])]
-    for name, image in images.items():
-        shown = image.get("intensity", {}).get("reference_shown", 1.0)
-        if shown < MIN_REFERENCE_SHOWN:
-            notes.append(f"{name}: its field of view holds {shown:.0%} of the reference region")
-    if study.masks and "file" not in record["brain_mask"]:
-        notes.append("no brain mask in study.masks, so deepbet's is used")
-    return [" ".join(note.replace(";", ",").split()) for note in notes]
 
 
 def flag_scans(table: pd.DataFrame, review: ReviewConfig) -> list[list[str]]:

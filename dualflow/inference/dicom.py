@@ -50,10 +50,12 @@ _TEXTS = ((4, 10), (14, 18), (148, 80), (228, 24), (328, 16))
 """Start and length of the texts of a NIfTI-1 header: data_type, db_name, descrip, aux_file and intent_name."""
 _T2 = r"(?<![a-z0-9])(?:ax(?:ial)?|sag(?:ittal)?|cor(?:onal)?|tra|[23]d|[a-z])?t2(?![0-9])"
 """T2 as a word, perhaps behind an orientation or a letter of the vendor; not that of iPAT2, an acceleration."""
+_DARK = r"(flair|dark.?fluid|tirm.*dark)"
+"""Names of sequences without the signal of fluid; those weighted by T1 are none of FLAIR."""
 _NAMES = {
-    "T1w": rf"(?!.*(flair|{_T2}))(.*(t1|mp2?rage|bravo|spgr|tfe))",
-    "T2w": rf"(?!.*(flair|t2\*|t2.?star))(.*{_T2})",
-    "FLAIR": r".*(flair|dark.?fluid)",
+    "T1w": rf"(?!.*({_DARK}|{_T2}))(.*(t1|mp2?rage|bravo|spgr|tfe))",
+    "T2w": rf"(?!.*({_DARK}|t2\*|t2.?star))(.*{_T2})",
+    "FLAIR": rf"(?!.*(?<![a-z0-9])t1(?![0-9]))(.*{_DARK})",
 }
 """Modality -> pattern of the descriptions of its series."""
 _CORRECTED = re.compile(r"(_(Tilt|Eq)(_\d+)?)+$")

@@ -13,9 +13,10 @@ from typing import Any
 import pandas as pd
 
 from dualflow.config import StudyConfig
-from dualflow.data.bids_files import EXTENSIONS, is_tracer, is_utf8
+from dualflow.data.bids_files import EXTENSIONS, is_utf8
 from dualflow.data.index import COLUMNS
 from dualflow.data.quarantine import Quarantine
+from dualflow.data.tracers import is_tracer
 from dualflow.digests import digest_of, sha256
 from dualflow.errors import DataError, PairingError
 from dualflow.inference.conversion_record import ORIGIN, STEP, VERDICT

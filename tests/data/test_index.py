@@ -1,5 +1,6 @@
 """The index of a BIDS dataset: pairs, exclusions and errors."""
 
+import json
 import random
 
 import pandas as pd
@@ -257,6 +258,31 @@ def test_a_missing_tracer_must_be_unambiguous(make_bids):
     mixed = pair_scans(make_bids([*files, "sub-2/pet/sub-2_trc-AV45_pet.nii.gz"], name="mixed"), STUDY)
     assert mixed.pairs["target"].tolist() == ["", ""]
     assert "AV45" in mixed.unused_targets["sub-1"]
+
+
+def test_a_sidecar_names_the_tracer_of_a_file_that_does_not(make_bids):
+    """BIDS requires TracerName, not trc-. PET of another tracer is not learnt as the target."""
+    labels = {"1": "[18F]FDG", "2": "PIB", "3": "raclopride", "4": None}
+    root = make_bids(
+        [f"sub-{key}/{file}" for key in labels for file in (f"anat/sub-{key}_T1w.nii", f"pet/sub-{key}_pet.nii")]
+    )
+    for key, name in labels.items():
+        if name:
+            (root / f"sub-{key}/pet/sub-{key}_pet.json").write_text(json.dumps({"TracerName": name}))
+    index = pair_scans(root, STUDY)
+    assert index.pairs.set_index("scan")["target"].tolist() == ["sub-1/pet/sub-1_pet.nii", "", "", ""]
+    assert "has the tracer 'raclopride', which is that of no modality" in index.unused_targets["sub-3"]
+    assert "names no tracer in a dataset that also has PIB, raclopride" in index.unused_targets["sub-4"]
+    amyloid = pair_scans(root, StudyConfig(name="t", target="PIB"))
+    assert amyloid.pairs["target"].tolist() == ["", "sub-2/pet/sub-2_pet.nii", "", ""]
+
+
+def test_a_misspelt_tracer_is_named(make_bids):
+    """A scan with a target that is not recognised would otherwise be imputed without a word."""
+    files = ["sub-1/anat/sub-1_T1w.nii", "sub-2/anat/sub-2_T1w.nii"]
+    root = make_bids([*files, "sub-1/pet/sub-1_trc-FDG_pet.nii", "sub-2/pet/sub-2_trc-fluoroglucose_pet.nii"])
+    reason = pair_scans(root, STUDY).unused_targets["sub-2"]
+    assert "'fluoroglucose', which is that of no modality; if it is FDG, write trc-FDG in its name" in reason
 
 
 def test_links_out_of_the_dataset_are_excluded(make_bids, pair_files, tmp_path):

@@ -145,6 +145,12 @@ def test_codes_with_decimals_are_the_codes_without(make_bids):
     assert Categorical("cdr", ("cdr-1.0",)).level("1.0") == "cdr-1.0"  # of a model trained earlier
 
 
+def test_numbers_among_categories_are_categories_in_every_subset(make_bids):
+    """The rows that are left after an exclusion may be those of numbers alone."""
+    root = make_bids([], "participant_id\tsite\n1\t1\n2\t2\n3\tA\n4\tB\n")
+    assert side_values(root, scans("1", "2", "3", "4"), ["site"])[0]["site"].tolist() == ["site-1", "site-2", "A", "B"]
+
+
 def test_levels_that_a_model_knows_do_not_depend_on_other_rows(make_bids):
     """A scan alone, whose level looks like a number, has the level that it has in its table."""
     root = make_bids([], "participant_id\tsite\tgroup\n1\t1\t2\n2\tA\t0\n3\tn/a\t7\n")
@@ -170,15 +176,15 @@ def test_codes_with_levels_are_the_same_text_in_every_subset(make_bids):
 
 
 def test_sessions_table_precedes_participants(make_bids):
-    """Values of a session come from its row, and missing cells from participants.tsv.
+    """Values of a session come from its row, those of columns that its table lacks from participants.tsv.
 
-    Without a row they are unknown, because participants.tsv may hold those of another session; so a label that differs,
-    such as 1 for 01, gives no follow-up the age at baseline.
+    Without a row or a known cell they are unknown, because participants.tsv may hold those of another session; so
+    neither an age that was not noted nor a label that differs, such as 1 for 01, gives a follow-up the age at baseline.
     """
     root = make_bids(["sub-1/ses-a/x"], "participant_id\tage\tsex\n1\t60\tF\n")
     (root / "sub-1" / "sub-1_sessions.tsv").write_text("session_id\tage\nses-a\t61.5\nses-b\tn/a\n")
     table, _ = side_values(root, [Scan("1", "a"), Scan("1", "b"), Scan("1", "c"), Scan("1")], ["age", "sex"])
-    assert table["age"].fillna(0).tolist() == [61.5, 60, 0, 60]
+    assert table["age"].fillna(0).tolist() == [61.5, 0, 0, 60]
     assert table["sex"].tolist() == ["F", "F", "F", "F"]
 
 

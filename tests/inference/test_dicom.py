@@ -176,6 +176,9 @@ def test_series_are_chosen_by_description(tmp_path, source, number):
         ("AX T2 FLAIR", "t1 brain", "FLAIR"),
         ("", "t2_space_sag", "T2w"),
         ("sag iso", "brain", None),
+        ("t2_space_dark-fluid_sag_p2_iso", "", "FLAIR"),
+        ("t2_tirm_tra_dark-fluid", "", "FLAIR"),
+        ("Sag T1 FLAIR", "", None),
     ],
 )
 def test_words_of_a_description_name_the_modality(tmp_path, description, protocol, named):
