@@ -33,7 +33,7 @@ def find_duplicates(root: Path, entries: Sequence[Entry], digests: Path | None =
     groups: dict[str, list[Entry]] = defaultdict(list)
     for scan, path in sorted(entries, key=lambda entry: natural_order(f"{entry[0].key} {entry[1]}")):
         if path in file_digests:
-            groups[file_digests[path].voxels_sha256].append((scan, path))
+            groups[file_digests[path].values_sha256].append((scan, path))
     return [group for group in groups.values() if len(group) > 1]
 
 

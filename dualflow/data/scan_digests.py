@@ -18,7 +18,7 @@ from dualflow.errors import DataError
 from dualflow.imaging.raw_image import ImageDigest, digest_image
 from dualflow.progress import track
 
-COLUMNS = ["path", "size", "mtime_ns", "sha256", "voxels_sha256", "minimum", "maximum", "checksum"]
+COLUMNS = ["path", "size", "mtime_ns", "sha256", "values_sha256", "minimum", "maximum", "checksum"]
 _SAVE_EVERY_S = 10.0
 """Seconds of work that a killed process loses at most."""
 

@@ -12,9 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dualflow.imaging.affines import resolve_affine
 from dualflow.imaging.nifti_header import check_header
-from dualflow.imaging.volume import check_contrast, file_range, merged_range, stored_voxels, value_range
+from dualflow.imaging.volume import (
+    check_contrast,
+    file_range,
+    merged_range,
+    real_voxels,
+    stored_voxels,
+    value_range,
+)
 
 
 @dataclass(frozen=True)
@@ -25,8 +34,8 @@ class ImageDigest:
         size: bytes of the file.
         mtime_ns: its modification time.
         sha256: hex SHA-256 of the file.
-        voxels_sha256: hex SHA-256 of shape, voxel type and stored voxels; equal for copies that differ in name,
-            compression or other header fields.
+        values_sha256: hex SHA-256 of shape and values, rounded to float32; equal for copies that differ in name,
+            compression, type of the voxels or other header fields.
         minimum: smallest stored value; NaN if any voxel is.
         maximum: largest stored value.
     """
@@ -34,7 +43,7 @@ class ImageDigest:
     size: int
     mtime_ns: int
     sha256: str
-    voxels_sha256: str
+    values_sha256: str
     minimum: float
     maximum: float
 
@@ -72,14 +81,16 @@ def digest_image(path: Path) -> ImageDigest:
     state = info.path.stat()  # before the pass, so that a file that changes meanwhile is not current
     file_hash = hashlib.sha256()
     # A scan with a trailing axis of length 1 has the same voxels as one without.
-    voxel_hash = hashlib.sha256(f"{_without_ones(info.shape)} {info.dtype.str}".encode())
+    value_hash = hashlib.sha256(str(_without_ones(info.shape)).encode())
     ranges = []
     for piece in stored_voxels(info, file_hash=file_hash):
-        voxel_hash.update(piece.data)
+        with np.errstate(over="ignore", invalid="ignore"):  # the checks below find values that float32 cannot hold
+            values = real_voxels(piece, info) + np.float32(0)  # -0 becomes 0
+        value_hash.update(values.astype("<f4").data)
         ranges.append(value_range(piece))
     minimum, maximum = merged_range(ranges)
     return ImageDigest(
-        state.st_size, state.st_mtime_ns, file_hash.hexdigest(), voxel_hash.hexdigest(), minimum, maximum
+        state.st_size, state.st_mtime_ns, file_hash.hexdigest(), value_hash.hexdigest(), minimum, maximum
     )
 
 

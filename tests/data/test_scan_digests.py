@@ -74,7 +74,7 @@ def test_the_table_preserves_digests(study, tmp_path):
 
 def test_a_table_with_other_columns_is_ignored(tmp_path):
     """A table without file digests counts as empty."""
-    (tmp_path / "digests.tsv").write_text("path\tsize\tmtime_ns\tvoxels_sha256\n1.nii\t4\t5\tab\n")
+    (tmp_path / "digests.tsv").write_text("path\tsize\tmtime_ns\tvalues_sha256\n1.nii\t4\t5\tab\n")
     assert read_digests(tmp_path / "digests.tsv") == {}
 
 
