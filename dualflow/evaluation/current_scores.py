@@ -96,7 +96,7 @@ def current_scores(config: Config, scans: CurrentScans, card: ModelCard) -> dict
     path = layout.manifest(f"evaluate/{training_key(card.name, card.seed)}")
     inputs = score_inputs(card.weights_sha256, scans.digests, card.side.encode(scans.test))
     scored, trained = read_manifest(path, inputs=inputs), read_manifest(layout.training_manifest(card.name, card.seed))
-    if scored is None or trained is None or trained["revision"] != REVISIONS["train"]:
+    if scored is None or trained is None or trained.get("revision") != REVISIONS["train"]:
         return None
     if card.data_digest != scans.learnt:
         return None

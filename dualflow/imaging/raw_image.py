@@ -85,8 +85,9 @@ def digest_image(path: Path) -> ImageDigest:
     ranges = []
     for piece in stored_voxels(info, file_hash=file_hash):
         with np.errstate(over="ignore", invalid="ignore"):  # the checks below find values that float32 cannot hold
-            values = real_voxels(piece, info) + np.float32(0)  # -0 becomes 0
-        value_hash.update(values.astype("<f4").data)
+            values = real_voxels(piece, info)
+        values += np.float32(0)  # -0 becomes 0
+        value_hash.update(values.astype("<f4", copy=False).data)
         ranges.append(value_range(piece))
     minimum, maximum = merged_range(ranges)
     return ImageDigest(

@@ -1,8 +1,11 @@
 """Stored scores count only if the workflow would compute the same ones now."""
 
+import json
+
 import pytest
 from comparison import LEARNT, SCANS, study_values, train_and_score, write_index
 
+from dualflow.commit import commit_json
 from dualflow.config import parse_config
 from dualflow.evaluation.current_scores import CurrentScans, current_scores
 from dualflow.layout import Scan
@@ -43,6 +46,15 @@ def test_scores_of_other_options_are_not(config, section, values):
 def test_scores_of_an_earlier_revision_are_not(config, step, monkeypatch):
     """The same weights and scans have other scores by today's code, or today's training other weights."""
     monkeypatch.setitem(REVISIONS, step, -1)
+    assert tables(config) is None
+
+
+def test_scores_of_a_training_without_a_revision_are_not(config):
+    """Manifests of the first versions have none."""
+    path = config.layout.manifest("train/dualflow_seed-0")
+    content = json.loads(path.read_text())
+    del content["revision"]
+    commit_json(path, content)
     assert tables(config) is None
 
 
