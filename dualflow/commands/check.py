@@ -1,17 +1,22 @@
-"""The last step of the workflow: it verifies all outputs, and fails if one was changed or a scan was excluded.
+"""The last step of the workflow: it verifies all outputs, and fails if one was changed or scans need attention.
 
-It also fails if the draws of missing targets, or the analyses of them, are not those of the configuration.
+Scans need it that were excluded or could not be converted. The step also fails if the draws of missing targets, or the
+analyses of them, are not those of the configuration.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 from dualflow.commands.imputation_plan import is_other_imputation, other_analyses
 from dualflow.commands.steps import CHECK, step_names
 from dualflow.config import Config
 from dualflow.data.exclusions import STEP as REVIEW
 from dualflow.data.quarantine import count_excluded, read_quarantine
-from dualflow.data.tsv import summarise_names
+from dualflow.data.tsv import read_table, summarise_names
 from dualflow.errors import DataError
+from dualflow.inference.conversion_table import FAILED
+from dualflow.layout import Layout
 from dualflow.manifest import verify_manifests, write_manifest
 
 
@@ -20,7 +25,7 @@ def check(config: Config) -> None:
 
     Raises:
         DataError: an output has changed since it was written, the imputation or an analysis is that of other options,
-            or scans were excluded; everything else is finished.
+            or scans were excluded or could not be converted; everything else is finished.
     """
     layout = config.layout
     manifests = {step: layout.manifest(step) for step in step_names(config) if step != CHECK}
@@ -42,12 +47,26 @@ def check(config: Config) -> None:
             f"configuration, under which the report shows it; run `dualflow analyse --name {others[0]}` with this "
             "configuration, then the same command again"
         )
-    # Scans that a reviewer excluded need no attention.
+    if reasons := [*_excluded(layout), *_unconverted(layout)]:
+        raise DataError(f"finished, but {'; '.join(reasons)}")
+    write_manifest(layout.manifest(CHECK), step=CHECK, outputs=manifests, inputs={}, config={})
+
+
+def _excluded(layout: Layout) -> Iterator[str]:
+    """How many scans were excluded, without those of a reviewer, which need no attention."""
     rows = [row for row in read_quarantine(layout.quarantine) if row.step != REVIEW]
     if rows:
         first = rows[0]
-        raise DataError(
-            f"finished, but {count_excluded(rows)}: {layout.quarantine} has the reasons, the first is "
-            f"{first.scan}: {first.reason}"
+        yield f"{count_excluded(rows)}: {layout.quarantine} has the reasons, the first is {first.scan}: {first.reason}"
+
+
+def _unconverted(layout: Layout) -> Iterator[str]:
+    """How many scans could not be converted."""
+    table = read_table(layout.conversions)
+    failed = table[table["verdict"] == FAILED]
+    if len(failed):
+        scan, reason = failed[["scan", "reason"]].iloc[0]
+        yield (
+            f"{len(failed)} scan{'' if len(failed) == 1 else 's'} could not be converted: {layout.conversions} has the "
+            f"reasons, the first is {scan}: {reason}; the same command tries again"
         )
-    write_manifest(layout.manifest(CHECK), step=CHECK, outputs=manifests, inputs={}, config={})

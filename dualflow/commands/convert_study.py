@@ -12,7 +12,7 @@ from dualflow.data.study_pairs import usable_pairs
 from dualflow.inference.conversion_table import conversion_table, write_conversion_table
 from dualflow.inference.convert import Converter
 from dualflow.inference.scan_conversion import convert_scan
-from dualflow.manifest import write_manifest
+from dualflow.manifest import TRANSIENT, write_manifest
 from dualflow.process import keep_freed_memory
 from dualflow.progress import track
 from dualflow.training.device import select_device
@@ -27,7 +27,7 @@ def convert(config: Config, name: str, seed: int) -> None:
     """Convert the scans of the splits CONVERTED with model `name` on the device of `train`; skip finished scans.
 
     Every scan is converted whatever the verdict on it, because the held-out scans are to be evaluated. A scan whose
-    conversion fails is in the table with the reason.
+    conversion fails is in the table with the reason, and the next run tries it again.
     """
     keep_freed_memory()
     layout = config.layout
@@ -63,4 +63,5 @@ def convert(config: Config, name: str, seed: int) -> None:
         outputs={**manifests, "verdicts": layout.conversions},
         inputs={"model": converter.predictor.card.weights_sha256},
         config=dump_sections(config.convert),
+        facts={TRANSIENT: True} if failed else {},
     )

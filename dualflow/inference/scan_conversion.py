@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
+import torch
 
 from dualflow.config import StudyConfig
 from dualflow.data.dataset import load_pairs
@@ -14,6 +15,9 @@ from dualflow.errors import CommitError, DualflowError
 from dualflow.inference.conversion_record import STEP, side_values
 from dualflow.inference.convert import Converter
 from dualflow.layout import Scan
+
+SHORTAGES = (MemoryError, OSError, torch.OutOfMemoryError)
+"""Errors of the machine, such as a disk that is away: no defect of the scan."""
 
 
 def convert_scan(
@@ -27,7 +31,8 @@ def convert_scan(
 ) -> Path | Quarantine:
     """Convert a preprocessed scan unless that is done and unchanged; return its manifest, or why it failed.
 
-    A scan that fails loses the files of an earlier conversion. Its target is not read.
+    A scan that fails loses the files of an earlier conversion, unless the machine lacks memory or a file and another
+    attempt may succeed. Its target is not read.
 
     Args:
         converter: the model and its settings.
@@ -48,6 +53,7 @@ def convert_scan(
     except CommitError:  # such as a full disk, which is no defect of the scan
         raise
     except Exception as error:  # a defective scan must not stop the others
-        converter.remove(scan)
+        if not isinstance(error, SHORTAGES) and not isinstance(error.__cause__, SHORTAGES):
+            converter.remove(scan)
         reason = str(error) if isinstance(error, DualflowError) else f"{type(error).__name__}: {error}"
         return Quarantine(scan.key, STEP, without_folders(reason, *folders))

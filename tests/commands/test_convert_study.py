@@ -14,7 +14,7 @@ from dualflow.inference import scan_conversion
 from dualflow.inference.conversion_record import SIDE, VERDICT
 from dualflow.inference.convert import Converter
 from dualflow.layout import Scan
-from dualflow.manifest import write_manifest
+from dualflow.manifest import verify_manifests, write_manifest
 from dualflow.modalities import modality
 
 
@@ -74,3 +74,4 @@ def test_a_scan_that_fails_does_not_stop_the_others(tmp_path, monkeypatch, capsy
     assert "sub-2: failed: " in capsys.readouterr().err
     assert not earlier.exists()
     assert not unlisted.exists()
+    assert "convert" in verify_manifests(layout.root / "manifests", retry=True), "the next run tries again"

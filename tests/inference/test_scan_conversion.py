@@ -1,9 +1,11 @@
 """Conversion of one scan of many."""
 
+import errno
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+import torch
 
 from dualflow.commit import commit_text
 from dualflow.config import ConvertConfig, StudyConfig
@@ -58,6 +60,18 @@ def raising(error):
 def test_any_error_fails_the_scan_and_leaves_no_file(attempt, stage, error, reason):
     """It may occur while the preprocessed volumes are read, or later."""
     assert attempt(**{stage: raising(error)}) == (Quarantine("sub-1", "convert", reason), False)
+
+
+@pytest.mark.parametrize("stage", ["read", "convert"])
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.ENODEV, "no disk"), torch.OutOfMemoryError("CUDA")])
+def test_a_shortage_of_the_machine_leaves_the_files(attempt, stage, error):
+    """Another attempt may find the disk or the memory; the files stay if the error has a cause of this kind, too."""
+    caused = DataError("unreadable")
+    caused.__cause__ = error
+    for failure in (error, caused):
+        result, exists = attempt(**{stage: raising(failure)})
+        assert isinstance(result, Quarantine)
+        assert exists
 
 
 @pytest.mark.parametrize("stage", ["read", "convert"])
