@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import yaml
 
 from dualflow.commands.fold_studies import fold_studies
-from dualflow.commands.model_runs import TEST, picture_link, score_names
+from dualflow.commands.model_runs import TEST, picture_link, run_label, score_names
 from dualflow.commands.run import run_workflow
 from dualflow.commands.run_lock import run_lock
 from dualflow.commands.steps import scoring_steps
@@ -116,7 +116,7 @@ def _publish(
     print(f"\n{text}")
     tables = {NAME: result.table, DIFFERENCES: result.differences, SCORES: result.scores}
     values = {name: table_text(frame) for name, frame in tables.items()}
-    _track(config, plan, result, values, parts)
+    _track(config, studies, plan, result, values, parts)
     page = config.layout.page(NAME)
     commit_text(page, text)
     for name, content in values.items():
@@ -139,7 +139,14 @@ def _grouped(config: Config, folds: int) -> Config:
     return config.with_fields("tracking", group=group)
 
 
-def _track(config: Config, plan: Plan, result: Comparison, tables: Mapping[str, str], parts: Sequence[str]) -> None:
+def _track(
+    config: Config,
+    studies: Sequence[Config],
+    plan: Plan,
+    result: Comparison,
+    tables: Mapping[str, str],
+    parts: Sequence[str],
+) -> None:
     """Log the tables to the run above the trainings, whose own runs have the scores of their folds."""
     from dualflow.report.figures import model_comparison  # matplotlib takes a second to import
     from dualflow.report.style import to_page_png
@@ -147,6 +154,8 @@ def _track(config: Config, plan: Plan, result: Comparison, tables: Mapping[str, 
     with group_run(config.tracking, config.study.name, config.layout.pending_records) as run:
         run.text(yaml.safe_dump(public_values(config), sort_keys=False), "config.yaml")
         run.text(plan.model_dump_json(indent=2), "plan.json")
+        scored = result.scores[["fold", "model", "seed"]].drop_duplicates()
+        run.members([run_label(studies[fold], model, seed) for fold, model, seed in scored.itertuples(index=False)])
         # Grouped by score, so that a page of charts shows the models side by side.
         scores = result.table.set_index("model").reindex(columns=list(SHOWN))
         tracked = dict[str, float]()

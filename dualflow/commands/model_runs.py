@@ -72,12 +72,20 @@ def model_run(
         training: digest of everything that the training depends on; the manifest of the training holds it.
         continues: whether the finished run of this training is continued.
     """
-    fold = {} if config.split.folds is None else {"fold": str(config.split.fold)}
-    label = f"{name} seed {seed}" + "".join(f" fold {number}" for number in fold.values())
+    fold = _fold_tags(config)
     command = {"mlflow.source.name": f"dualflow train --model {name} --seed {seed}"}
     tags = {"model": name, "seed": str(seed), **fold, "training": training, **command}
     queue = config.layout.pending_records
-    return tracked(config.tracking, config.study.name, label, tags, queue, continues=continues)
+    return tracked(config.tracking, config.study.name, run_label(config, name, seed), tags, queue, continues=continues)
+
+
+def run_label(config: Config, name: str, seed: int) -> str:
+    """Name of the run of a training."""
+    return f"{name} seed {seed}" + "".join(f" fold {number}" for number in _fold_tags(config).values())
+
+
+def _fold_tags(config: Config) -> dict[str, str]:
+    return {} if config.split.folds is None else {"fold": str(config.split.fold)}
 
 
 def training_of(layout: Layout, name: str, seed: int) -> str:

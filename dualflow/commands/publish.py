@@ -83,6 +83,13 @@ def _decide(number: str, scores: HeldOutScores | None, champion: Champion | None
     except CheckpointError as error:
         return False, f"{stays}: {error}"
     comparison = compare_paired(scores, reference)
+    if comparison is None and scores.weights == reference.weights:
+        return True, f"version {number} is the champion: it has the weights of version {champion.number} and new scores"
+    if scores.protocol != reference.protocol:
+        return False, (
+            f"{stays}: its scores are of {reference.protocol}, those of version {number} of {scores.protocol}, so the "
+            "two cannot be compared; evaluate the champion with these options too and publish it again"
+        )
     if comparison is None:
         common = len(scores.people.keys() & reference.people.keys())
         return False, (

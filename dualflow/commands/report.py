@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import yaml
 
-from dualflow.commands.model_runs import picture_link
+from dualflow.commands.model_runs import picture_link, run_label
 from dualflow.commit import commit_text
 from dualflow.config import CEILINGS, Config, dump_sections, public_values
 from dualflow.data.dataset import PairDataset
@@ -157,6 +157,7 @@ def _log(
     from dualflow.report.style import to_page_png, to_png
 
     run.text(yaml.safe_dump(public_values(config), sort_keys=False), "config.yaml")
+    run.members([run_label(config, name, seed) for name, seed in config.trainings])
     on_page = {figures["comparison"][0].name: "Scores of all models", views.median.name: views.viewer_note}
     for drawn in (drawn for entries in figures.values() for drawn in entries):
         # The report has rendered all figures in full size.

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 
 from dualflow.config import Config, dump_sections
+from dualflow.data.index import read_pairs
 from dualflow.data.side_encoder import SideEncoder
 from dualflow.data.study_pairs import learning_digest, scan_digests, scan_values, usable_pairs
 from dualflow.data.tsv import read_typed_table
@@ -62,22 +63,28 @@ def score_inputs(weights: str, test: Mapping[str, str], sides: Iterable[torch.Te
     return {MODEL: weights, SIDE: digest_of([side.tolist() for side in sides]), **test}
 
 
-def read_scores(layout: Layout, path: Path, weights: str) -> dict[str, Any] | None:
+def read_scores(layout: Layout, path: Path, card: ModelCard) -> dict[str, Any] | None:
     """Return the manifest of an evaluation; None if it is of other weights, or a test scan has changed since.
 
-    Scans whose preprocessed volumes were removed count as unchanged.
+    Scans that have left the study, or whose preprocessed volumes were removed, count as unchanged.
 
     Args:
         layout: of the study.
         path: the manifest.
-        weights: hash of the weights.
+        card: of the stored model.
     """
     recorded = read_manifest(path, verify=False)
     if recorded is None:
         return None
     scans = [key for key in recorded["inputs"] if key not in (MODEL, SIDE)]
     present = [key for key in scans if layout.scan_manifest(Scan.parse(key)).is_file()]
-    return read_manifest(path, inputs=recorded["inputs"] | {MODEL: weights, **scan_digests(layout, present)})
+    inputs = recorded["inputs"] | {MODEL: card.weights_sha256, **scan_digests(layout, present)}
+    if layout.pairs.is_file():
+        pairs = read_pairs(layout)
+        test = pairs[pairs["scan"].isin(scans)]
+        if len(test) == len(scans):
+            inputs |= score_inputs(card.weights_sha256, {}, card.side.encode(test))
+    return read_manifest(path, inputs=inputs)
 
 
 def current_scores(config: Config, scans: CurrentScans, card: ModelCard) -> dict[str, pd.DataFrame] | None:

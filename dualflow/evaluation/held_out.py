@@ -32,6 +32,22 @@ IDENTITY = ("target", "mask")
 Digest = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 
 
+class Protocol(BaseModel):
+    """How METRIC was computed; values of another protocol are another measure."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    samples: int
+    """Samples per scan."""
+    temperature: float
+    """Temperature of the samples."""
+    revision: int | None
+    """Revision of the evaluation."""
+
+    def __str__(self) -> str:
+        return f"{self.samples} samples at temperature {self.temperature:g}, revision {self.revision}"
+
+
 class HeldOutScores(BaseModel):
     """Scores of one model by person."""
 
@@ -39,13 +55,17 @@ class HeldOutScores(BaseModel):
 
     metric: Literal["region_crps"] = METRIC
     """Name of the score."""
+    weights: Digest
+    """SHA-256 of the model's weights."""
+    protocol: Protocol
+    """How it was computed."""
     people: dict[Digest, FiniteFloat] = Field(min_length=1)
     """Score of each held-out person, by the digest of the person's scans."""
 
     @property
     def digest(self) -> str:
-        """Digest of the held-out people, whatever their scores."""
-        return digest_of(sorted(self.people))
+        """Digest of the held-out people and the protocol, whatever the scores."""
+        return digest_of([self.protocol.model_dump(), sorted(self.people)])
 
     @property
     def mean(self) -> float:
@@ -93,8 +113,8 @@ class PairedComparison(BaseModel):
 
 
 def compare_paired(model: HeldOutScores, other: HeldOutScores) -> PairedComparison | None:
-    """Compare two models person by person; None if their held-out people differ."""
-    if model.people.keys() != other.people.keys():
+    """Compare two models person by person; None if their held-out people or protocols differ."""
+    if model.people.keys() != other.people.keys() or model.protocol != other.protocol:
         return None
     rows = [
         {"model": name, "seed": 0, "scan": f"sub-{person}", METRIC: value}
@@ -124,21 +144,29 @@ class Evaluation:
     Attributes:
         scans: scores, one row per scan.
         summary: from `summarise`, with the bootstrap of the study.
+        protocol: how the scores were computed.
     """
 
     scans: pd.DataFrame
     summary: pd.DataFrame
+    protocol: Protocol
 
     @classmethod
     def read(cls, layout: Layout, card: ModelCard) -> Evaluation | None:
-        """Read the scores; None if these weights were not evaluated, or the table or a test scan has changed since."""
+        """Read the scores; None if these weights were not evaluated, or the table or a test scan has changed since.
+
+        Its side values count.
+        """
         path = layout.manifest(f"evaluate/{training_key(card.name, card.seed)}")
-        manifest = read_scores(layout, path, card.weights_sha256)
+        manifest = read_scores(layout, path, card)
         if manifest is None:
             return None
         scans = read_typed_table(manifest_outputs(path, manifest)["scans"].path)
-        options = manifest["config"]["evaluate"]
-        return cls(scans, summarise(scans, bootstrap=options["bootstrap"], seed=options["seed"]))
+        options, sampling = manifest["config"]["evaluate"], manifest["config"]["convert"]
+        protocol = Protocol(
+            samples=options["samples"], temperature=sampling["temperature"], revision=manifest.get("revision")
+        )
+        return cls(scans, summarise(scans, bootstrap=options["bootstrap"], seed=options["seed"]), protocol)
 
 
 def held_out_scores(layout: Layout, card: ModelCard) -> HeldOutScores | None:
@@ -157,7 +185,8 @@ def held_out_scores(layout: Layout, card: ModelCard) -> HeldOutScores | None:
         subject: _person_digest(layout, [scan for scan in scans if scan.subject == subject])
         for subject in means["subject"]
     }
-    return HeldOutScores(people={people[row["subject"]]: float(row[METRIC]) for row in means.to_dict("records")})
+    scores = {people[row["subject"]]: float(row[METRIC]) for row in means.to_dict("records")}
+    return HeldOutScores(weights=card.weights_sha256, protocol=evaluation.protocol, people=scores)
 
 
 def _person_digest(layout: Layout, scans: Iterable[Scan]) -> str:

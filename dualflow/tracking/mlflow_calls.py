@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import warnings
 from base64 import b64decode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import isnan, nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -143,6 +143,24 @@ def _mark_current(client: Any, run: Any, parent: str) -> None:
         client.set_tag(run_id, CURRENT, "true" if run_id == last else "false")
 
 
+def _select_members(client: Any, run_id: str, names: Sequence[str]) -> None:
+    """Mark the last finished run of each name in the group of `run_id` as current, those of other names as replaced.
+
+    Runs without a seed, such as analyses, are not of models and stay as they are.
+    """
+    nested = with_tags({PARENT: run_id}, "attributes.status = 'FINISHED'", "tags.seed != ''")
+    experiment = client.get_run(run_id).info.experiment_id
+    by_name: dict[str, list[Any]] = {}
+    for run in client.search_runs([experiment], nested, order_by=["attributes.end_time DESC"]):
+        by_name.setdefault(run.info.run_name, []).append(run)
+    for name, runs in by_name.items():
+        current = next((run for run in runs if run.data.tags.get(CURRENT) == "true"), runs[0])
+        for run in runs:
+            value = "true" if name in names and run is current else "false"
+            if run.data.tags.get(CURRENT) != value:
+                client.set_tag(run.info.run_id, CURRENT, value)
+
+
 def _end_abandoned(client: Any, run: Any, parent: str) -> None:
     """End the runs of its name in its group that were open before `run` ended.
 
@@ -202,6 +220,7 @@ CALLS: dict[str, Callable[[Any, Any, dict[str, Any]], Any]] = {
     "scores": lambda client, run_id, arguments: _log_scores(client, run_id, **arguments),
     "description": lambda client, run_id, arguments: _describe(client, run_id, arguments["markdown"]),
     "view": lambda client, run_id, arguments: _view(client, run_id, arguments["value"]),
+    "members": lambda client, run_id, arguments: _select_members(client, run_id, arguments["names"]),
     "end": lambda client, run_id, arguments: _end(client, run_id, arguments["status"], arguments.get("milliseconds")),
 }
 """Calls by name, each a function of (client, run_id, arguments)."""

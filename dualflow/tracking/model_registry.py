@@ -123,9 +123,9 @@ class ModelRegistry:
         with self._connection():
             self._create_name()
             earlier = self.client.search_model_versions(f"name = '{self.name}' and tags.`{BUNDLE_TAG}` = '{digest}'")
-            # A bundle is published without scores; the same files with scores are a version of their own.
+            # Files that were published without scores, or with scores of other people, are a version of their own.
             if scores is not None:
-                earlier = [version for version in earlier if SCORES_TAG in version.tags]
+                earlier = [version for version in earlier if version.tags.get(SCORES_TAG) == tags[SCORES_TAG]]
             if earlier:
                 return Version(str(min(int(version.version) for version in earlier)), created=False)
             experiment_id = ensure_experiment(self.client, self.config, experiment)

@@ -19,7 +19,10 @@ VIEW = "models"
 TAG = f"mlflow.sharedViewState.{VIEW}"
 """Tag of the experiment that holds the view."""
 CURRENT = "current"
-"""Tag of finished runs: `true` on the last one of its name in a group, and `false` on those that it replaces."""
+"""Tag of finished runs: `true` on the last one of its name in a group, `false` on those that it replaces.
+
+It is `false` too on those of models that the group no longer has.
+"""
 GROUP_TAG = "group"
 """Tag of nested runs: the name of the run above them, such as `comparison`."""
 RUNS_SHOWN = 250

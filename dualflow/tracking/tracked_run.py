@@ -9,7 +9,7 @@ import re
 import sys
 import time
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,6 +88,10 @@ class Run:
     def view(self, value: str) -> None:
         """Set the experiment's view of all models, a value of `models_view`."""
         self._log("view", {"value": value})
+
+    def members(self, names: Sequence[str]) -> None:
+        """Name the runs of models below this one that its results hold; others become replaced ones."""
+        self._log("members", {"names": list(names)})
 
     def image(self, pixels: np.ndarray[Any, Any], key: str, step: int) -> None:
         """Log a grey-scale picture `[H, W]` with values in [0, 1] to the image grid."""

@@ -84,6 +84,23 @@ def test_other_people_leave_the_alias(study, uri):
     assert champion("other", uri) == "1"
 
 
+def test_scores_of_other_options_leave_the_alias_until_the_champion_has_such_too(study, uri):
+    """Fewer samples have another CRPS. The champion's weights with new scores follow themselves."""
+    folder, card = study.train("first", 1.0)
+    study.evaluate(card, SCORES)
+    publish(folder, "options", uri)
+    better, better_card = study.train("better", 2.0)
+    study.evaluate(better_card, BETTER, samples=8)
+    sentence = publish(better, "options", uri)[-1]
+    assert "version 1 stays the champion: its scores are of 32 samples at temperature 1" in sentence
+    assert "those of version 2 of 8 samples" in sentence
+    study.evaluate(card, SCORES, samples=8)
+    assert publish(folder, "options", uri)[-1] == (
+        "version 3 is the champion: it has the weights of version 1 and new scores"
+    )
+    assert publish(better, "options", uri)[-1].startswith("version 2 is the champion instead of version 3")
+
+
 def test_a_model_without_scores_is_no_champion(study, uri, tmp_path):
     """Neither as the first version nor as a later one; a bundle has no scores."""
     folder, card = study.train("first", 1.0)

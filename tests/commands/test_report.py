@@ -31,6 +31,9 @@ class FakeRun:
     def picture(self, png, name):
         self.pictures.append(name)
 
+    def members(self, names):
+        assert "dualflow seed 0" in names
+
     def describe(self, markdown):
         self.markdown = markdown
 

@@ -5,7 +5,7 @@ import pytest
 from evaluated_study import HELD_OUT, EvaluatedStudy
 
 from dualflow.errors import CheckpointError, DataError
-from dualflow.evaluation.held_out import Evaluation, HeldOutScores, compare_paired, held_out_scores, study_of
+from dualflow.evaluation.held_out import Evaluation, HeldOutScores, Protocol, compare_paired, held_out_scores, study_of
 from dualflow.evaluation.statistics import summarise
 from dualflow.layout import Scan
 
@@ -79,7 +79,11 @@ def test_better_in_every_person_is_better(study):
 def test_a_small_p_value_is_not_0():
     """The text of a comparison of many people."""
     people = [f"{number:064x}" for number in range(14)]
-    first, second = (HeldOutScores(people=dict.fromkeys(people, value)) for value in (0.03, 0.02))
+    protocol = Protocol(samples=32, temperature=1.0, revision=5)
+    first, second = (
+        HeldOutScores(weights=64 * "0", protocol=protocol, people=dict.fromkeys(people, value))
+        for value in (0.03, 0.02)
+    )
     assert "Wilcoxon p < 0.001, 14 people" in compare_paired(second, first).text
 
 
@@ -87,7 +91,7 @@ def test_pairs_are_people_not_rows(study):
     """The order of the tables does not matter."""
     first = scores_of(study, "first", SCORES)
     reordered = scores_of(study, "second", SCORES[::-1], HELD_OUT[::-1])
-    assert first == reordered
+    assert first.people == reordered.people
     assert first.digest == reordered.digest
 
 
@@ -109,6 +113,25 @@ def test_other_people_cannot_be_compared(study, change):
     second = scores_of(study, "second", SCORES[-len(people) :], people)
     assert compare_paired(second, first) is None
     assert first.digest != second.digest
+
+
+@pytest.mark.parametrize("change", [{"samples": 8}, {"temperature": 0.5}, {"revision": 1}])
+def test_other_protocols_cannot_be_compared(study, change):
+    """The CRPS of fewer samples, or of samples at another temperature, is another measure."""
+    first = scores_of(study, "first", SCORES)
+    other = first.model_copy(update={"protocol": first.protocol.model_copy(update=change)})
+    assert compare_paired(first, first) is not None
+    assert compare_paired(other, first) is None
+
+
+def test_scores_of_people_whose_age_was_corrected_do_not_count(study):
+    """The prediction that was scored is that of another condition; a person who left the study is none."""
+    scores_of(study, "first", SCORES)
+    _, card = study.train("first", 1.0)
+    study.index({HELD_OUT[0]: 50})
+    assert held_out_scores(study.layout, card) is None
+    study.index()
+    assert held_out_scores(study.layout, card) is not None
 
 
 def test_a_person_without_a_manifest_is_an_error(study):

@@ -9,6 +9,7 @@ import torch
 
 from dualflow.baselines import BASELINES
 from dualflow.commit import commit_json, commit_text
+from dualflow.data.index import read_pairs
 from dualflow.data.study_pairs import scan_digests
 from dualflow.evaluation.current_scores import score_inputs
 from dualflow.layout import Layout, Scan
@@ -31,15 +32,9 @@ class EvaluatedStudy:
     def __init__(self, root, card):
         self.layout = Layout(root)
         self.card = card.model_copy(update={"kind": "mean_image", "spec": None, "options": {}})
-        splits = {"train": TRAINING[:3], "validation": TRAINING[3:], "test": HELD_OUT}
-        rows = [
-            {"scan": f"sub-{label}", "subject": label, "session": "n/a", "source": f"sub-{label}/anat/x.nii.gz",
-             "target": f"sub-{label}/pet/x.nii.gz", "split": split, "age": 70}
-            for split, labels in splits.items() for label in labels
-        ]  # fmt: skip
-        commit_text(self.layout.pairs, pd.DataFrame(rows).to_csv(sep="\t", index=False))
-        for row in rows:
-            self.preprocess(row["subject"])
+        self.index()
+        for label in (*TRAINING, *HELD_OUT):
+            self.preprocess(label)
 
     def preprocess(self, label, version=""):
         """Write the manifest of a preprocessed scan."""
@@ -67,21 +62,36 @@ class EvaluatedStudy:
         assert WEIGHTS in {file.name for file in files}
         return self.layout.model(name, seed), card
 
-    def evaluate(self, card, scores, people=HELD_OUT):
+    def index(self, ages=None):
+        """Write the table of scans; people are 70 years old, or of the age in `ages`."""
+        splits = {"train": TRAINING[:3], "validation": TRAINING[3:], "test": HELD_OUT}
+        rows = [
+            {"scan": f"sub-{label}", "subject": label, "session": "n/a", "source": f"sub-{label}/anat/x.nii.gz",
+             "target": f"sub-{label}/pet/x.nii.gz", "split": split, "age": (ages or {}).get(label, 70)}
+            for split, labels in splits.items() for label in labels
+        ]  # fmt: skip
+        commit_text(self.layout.pairs, pd.DataFrame(rows).to_csv(sep="\t", index=False))
+
+    def evaluate(self, card, scores, people=HELD_OUT, samples=32):
         """Write the table of scores of a model: the region CRPS of each person."""
         stem = f"{card.name}_seed-{card.seed}"
         rows = [
             {"model": card.name, "seed": card.seed, "scan": f"sub-{label}", "mae": 2 * score, "region_crps": score}
             for label, score in zip(people, scores, strict=True)
         ]
+        pairs = read_pairs(self.layout)
+        test = pairs[pairs["subject"].isin(people)]
         table, table_scans = self.layout.table(f"scans_{stem}"), [row["scan"] for row in rows]
         commit_text(table, pd.DataFrame(rows).to_csv(sep="\t", index=False))
         write_manifest(
             self.layout.manifest(f"evaluate/{stem}"),
             step="evaluate",
             outputs={"scans": table},
-            inputs=score_inputs(card.weights_sha256, scan_digests(self.layout, table_scans), sides=[]),
-            config={"evaluate": {"bootstrap": 200, "seed": 0}},
+            inputs=score_inputs(card.weights_sha256, scan_digests(self.layout, table_scans), card.side.encode(test)),
+            config={
+                "evaluate": {"bootstrap": 200, "seed": 0, "samples": samples},
+                "convert": {"temperature": 1.0},
+            },
         )
 
     def model(self, name, value, scores):

@@ -273,6 +273,33 @@ def test_another_training_replaces_the_run_of_the_earlier_one(local):
     assert current() == dict.fromkeys(runs, "true") | {second: "false"}  # the model that is evaluated is in use
 
 
+def test_runs_of_models_that_a_group_no_longer_has_are_replaced(local):
+    """A model that comes back is current again. Analyses, which have no seed, and other groups are left alone."""
+    config, elsewhere = (local.model_copy(update={"group": group}) for group in ("members", "others"))
+    runs = {}
+    for place, name, tags in (
+        (config, "flow seed 0", {"seed": "0", "training": "1"}),
+        (config, "flow seed 0", {"seed": "0", "training": "2"}),
+        (config, "unet seed 0", {"seed": "0", "training": "3"}),
+        (config, "analysis main", {"seed": ""}),
+        (elsewhere, "unet seed 0", {"seed": "0"}),
+    ):
+        with tracked(place, EXPERIMENT, name, tags) as run:
+            runs[place.group, name, tags.get("training")] = run.run_id
+
+    def replaced_after(names):
+        with group_run(config, EXPERIMENT) as parent:
+            parent.members(names)
+        values = {key: run_of(local, run_id).data.tags["current"] for key, run_id in runs.items()}
+        return {key for key, value in values.items() if value == "false"}
+
+    first, unet = ("members", "flow seed 0", "1"), ("members", "unet seed 0", "3")
+    assert replaced_after(["flow seed 0", "unet seed 0"]) == {first}
+    assert replaced_after(["flow seed 0"]) == {first, unet}
+    assert replaced_after(["unet seed 0"]) == {first, ("members", "flow seed 0", "2")}
+    assert replaced_after(["flow seed 0", "unet seed 0"]) == {first}
+
+
 def test_a_finished_training_ends_those_that_were_killed_before_it(local):
     """Inputs that change after a kill make another training; open runs of other names, groups and later ones stay."""
 
