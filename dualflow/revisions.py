@@ -13,8 +13,8 @@ REVISIONS = {
     "train": 5,
     "evaluate": 5,
     "convert": 1,
-    "impute": 1,
-    "analyse": 3,
+    "impute": 2,
+    "analyse": 4,
     "report": 4,
     "check": 1,
 }

@@ -23,7 +23,7 @@ from dualflow.evaluation.statistics import SIGNIFICANT
 from dualflow.imaging.model_grid import model_grid
 from dualflow.imaging.regions import region_map
 from dualflow.imputation.formula import Formula, references_of
-from dualflow.imputation.group_models import ANALYSIS_TABLE, MULTIPLE, RUBIN, analyse_regions
+from dualflow.imputation.group_models import ANALYSIS_TABLE, LEAST_CARRIERS, MULTIPLE, RUBIN, analyse_regions
 from dualflow.imputation.imputed_table import ImputedTable
 from dualflow.imputation.outcomes import add_outcomes
 from dualflow.imputation.replicates import Replicates
@@ -102,7 +102,8 @@ def analyse(
     inputs = [analysis_options(parsed), asymmetries, list(ratios), sha256(layout.imputed_regions), sha256(layout.pairs)]
     tags = {"model": "all", "analysis": name, "inputs": digest_of(inputs)[:16]}
     left_out, unitless = int((~complete).sum()), bool(asymmetries or ratios)
-    _write(config, name, parsed, table, left_out, imputed.facts, tags, unitless=unitless)
+    levels = parsed.reference_levels(people)
+    _write(config, name, parsed, levels, table, left_out, imputed.facts, tags, unitless=unitless)
 
 
 def _require_name(options: ImputeConfig, name: str, *, configured: bool) -> None:
@@ -150,6 +151,7 @@ def _write(
     config: Config,
     name: str,
     formula: Formula,
+    references: Mapping[str, str],
     table: pd.DataFrame,
     left_out: int,
     facts: Mapping[str, Any],
@@ -169,12 +171,12 @@ def _write(
         write_brain_map(path, table, term, regions, model_grid(config.preprocess)[0], unit)
     for earlier in set(folder.glob("brain_*.png")) - set(files.values()):
         earlier.unlink()
-    text = analysis_text(formula, table, left_out, facts)
+    text = analysis_text(formula, references, table, left_out, facts)
     files["text"] = folder / "analysis.md"
     commit_text(files["text"], text + "\n")
     print(text)
     with tracked(config.tracking, config.study.name, f"analysis {name}", tags, layout.pending_records) as run:
-        run.parameters({"formula": f"suvr ~ {formula.text}", "references": str(dict(formula.references))})
+        run.parameters({"formula": f"suvr ~ {formula.text}", "references": str(references)})
         for term in terms:
             rows = table[(table["term"] == term) & (table["method"] == MULTIPLE)]
             run.metrics({f"{_metric(term)}/outcomes_fdr_below_0.05_count": float((rows["q_fdr"] < SIGNIFICANT).sum())})
@@ -202,18 +204,34 @@ def _intervals(table: pd.DataFrame) -> str:
     return "Intervals are those of Rubin's rules: a term could not be estimated without one of the subjects."
 
 
+def _carriers(rows: pd.DataFrame) -> str:
+    """A warning if few subjects carry the term of these rows."""
+    number = float(rows["carriers"].iloc[0])
+    if not number < LEAST_CARRIERS:
+        return ""
+    return (
+        f"Few subjects carry this effect (in effect {number:.1f}), of whom a jackknife tells little: its intervals are "
+        "at least as wide as those of Rubin's rules. "
+    )
+
+
 def _metric(term: str) -> str:
     """A term as a name that MLflow accepts."""
     return "".join(char if char.isalnum() or char in "_-./ " else "_" for char in term)
 
 
-def analysis_text(formula: Formula, table: pd.DataFrame, left_out: int, facts: Mapping[str, Any]) -> str:
+def analysis_text(
+    formula: Formula, references: Mapping[str, str], table: pd.DataFrame, left_out: int, facts: Mapping[str, Any]
+) -> str:
     """The result as Markdown: per term, the regions with the smallest p-values."""
     multiple = table[table["method"] == MULTIPLE].rename(columns={"low": "estimate_low", "high": "estimate_high"})
     if multiple.empty:
         raise DataError(f"suvr ~ {formula.text}: no region can be analysed; use fewer terms")
     scans, measured = int(multiple["scans"].max()), int(multiple["measured"].max())
     parts = [f"# suvr ~ {formula.text}", f"{scans} scans, {measured} of them with a measured target."]
+    if references:
+        levels = ", ".join(f"{name} {level}" for name, level in references.items())
+        parts.append(f"Reference levels, which the others are compared with: {levels}.")
     if measured < scans:
         parts.append(f"The others were drawn {facts['Draws']} times by {facts['Model']}.")
         parts.append(_intervals(table))
@@ -229,6 +247,9 @@ def analysis_text(formula: Formula, table: pd.DataFrame, left_out: int, facts: M
         shown = rows.nsmallest(SHOWN, "p")
         count = int((rows["q_fdr"] < SIGNIFICANT).sum())
         chosen = f" The {SHOWN} with the smallest p are:" if len(rows) > SHOWN else ""
-        parts.append(f"## {term}\n\n{count} of {len(rows)} outcomes have a false discovery rate below 5 %.{chosen}")
+        parts.append(
+            f"## {term}\n\n{_carriers(rows)}{count} of {len(rows)} outcomes have a false discovery rate below 5 %."
+            f"{chosen}"
+        )
         parts.append(markdown(shown, COLUMNS, label="region", heading="region"))
     return "\n\n".join(parts)

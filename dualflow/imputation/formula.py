@@ -19,8 +19,8 @@ OUTCOME = "suvr"
 """Left-hand side of every analysis; a formula may leave it out."""
 INTERCEPT = "Intercept"
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m|[⧛⧚]")
-_POWER = re.compile(r"(?:\w+|\(\s*\w+\s*\))\s*(?:\*\*|\^)\s*\w+")
-"""A power of a single column, which a formula reads as the column itself. A power of a sum has its interactions."""
+_PRODUCTS, _POWERS = ("*", ":", "/", "in"), ("**", "^")
+"""Operators of formulas. A power of a sum has its interactions; one of a single term is the term itself."""
 
 
 @dataclass(frozen=True)
@@ -86,18 +86,19 @@ class Formula:
                 f"formula '{self.text}': {code[0]} is not a column; add a column to the table and name it, "
                 "and choose the reference level of a category by --reference COLUMN=LEVEL"
             )
-        if power := _POWER.search(re.sub("`[^`]*`", "column", self.text)):
-            raise ConfigError(
-                f"formula '{self.text}': {power[0]} is the column itself in a formula; add a column of its powers "
-                "to the table and name it"
-            )
         for symbol, left, right in operations:
             if symbol == "-" and (absent := sorted(map(str, right - left))):
                 raise ConfigError(
                     f"formula '{self.text}': there is no {absent[0]} to subtract; leave it out. A column whose name "
                     "has a minus is written in backticks, such as `age-onset`"
                 )
-            if symbol != "-" and (twice := sorted(_columns_of(left) & _columns_of(right))):
+            if symbol in _POWERS and len(left) == 1:
+                power = "".join(map(str, (*left, symbol, *right)))
+                raise ConfigError(
+                    f"formula '{self.text}': {power} is the column itself in a formula; add a column of its powers "
+                    "to the table and name it"
+                )
+            if symbol in _PRODUCTS and (twice := sorted(_columns_of(left) & _columns_of(right))):
                 name = quoted(twice[0])
                 raise ConfigError(
                     f"formula '{self.text}': a product of {name} with itself is {name} alone in a formula; add a "
@@ -134,6 +135,16 @@ class Formula:
         matrix = pd.DataFrame(model_matrix(self.text, complete, context={}, na_action="raise"))
         matrix.columns = [_plain(name) for name in matrix.columns]
         return matrix.astype(float).reindex(table.index)
+
+    def reference_levels(self, table: pd.DataFrame) -> dict[str, str]:
+        """Return the level that the others of a category are compared with in `design(table)`, by column."""
+        columns = {name: self._column(table[name]) for name in self.variables}
+        complete = pd.DataFrame(columns).dropna()
+        return {
+            name: str(self._used_levels(complete[name]).cat.categories[0])
+            for name in self.variables
+            if isinstance(complete[name].dtype, pd.CategoricalDtype)
+        }
 
     def is_number(self, column: pd.Series) -> bool:
         """Whether a column is a number in the design; one with a reference level is a category."""
@@ -174,7 +185,7 @@ class Formula:
 
 
 def _operations(text: str) -> Iterator[tuple[str, set[Any], set[Any]]]:
-    """Each difference and product in a formula: `-`, `*` or `:`, and the terms on its left and right."""
+    """Each difference, product and power in a formula: its operator, and the terms on its left and right."""
     from formulaic.parser import DefaultFormulaParser
     from formulaic.parser.types import ASTNode
 
@@ -183,7 +194,7 @@ def _operations(text: str) -> Iterator[tuple[str, set[Any], set[Any]]]:
         node = nodes.pop()
         if isinstance(node, ASTNode):
             nodes += node.args
-            if node.operator.symbol in ("-", "*", ":") and len(node.args) == 2:
+            if node.operator.symbol in ("-", *_PRODUCTS, *_POWERS) and len(node.args) == 2:
                 left, right = (set(part.to_terms()) for part in node.args)
                 yield node.operator.symbol, left, right
 

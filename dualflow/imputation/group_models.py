@@ -13,7 +13,7 @@ from dualflow.arrays import Bools, Doubles
 from dualflow.errors import DataError
 from dualflow.evaluation.statistics import holm
 from dualflow.imputation.formula import INTERCEPT, require_full_rank
-from dualflow.imputation.jackknife import fixed_weights, jackknife_variance
+from dualflow.imputation.jackknife import carriers, fixed_weights, jackknife
 from dualflow.imputation.mixed_model import fit_random_intercepts
 from dualflow.imputation.pooling import Pooled, pool
 from dualflow.imputation.replicates import Replicates
@@ -27,8 +27,13 @@ ROUNDING = 1e-9
 """Relative difference below which values count as equal."""
 COLUMNS = (
     "region", "term", "method", "estimate", "se", "low", "high", "p", "p_holm", "q_fdr", "df", "fmi", "scans",
-    "measured", "gain",
+    "measured", "carriers", "gain",
 )  # fmt: skip
+LEAST_CARRIERS = 10
+"""Fewest subjects that carry a term of which the jackknife may narrow the intervals.
+
+The jackknife of fewer varies so much between studies that intervals would miss more often than they say.
+"""
 
 Fit = tuple[Doubles, Doubles, Doubles]
 """Coefficients, their variances and the degrees of freedom of these, each `[..., R, K]`."""
@@ -60,9 +65,10 @@ def analyse_regions(
 
     Returns:
         One row per region, term and method, columns COLUMNS. `p_holm` and `q_fdr` adjust p over the outcomes of a term
-        and method (Holm 1979; Benjamini & Hochberg 1995). `gain` is the variance of complete cases over that of the
-        method, minus 1: how many more measured scans the method is worth, as a share. A method without enough scans
-        or without a result has no row.
+        and method (Holm 1979; Benjamini & Hochberg 1995). `carriers` is how many subjects carry the term in the
+        jackknife; with fewer than LEAST_CARRIERS its variances are at least those of Rubin's rules. `gain` is the
+        variance of complete cases over that of the method, minus 1: how many more measured scans the method is worth,
+        as a share. A method without enough scans or without a result has no row.
 
     Raises:
         DataError: a term cannot be estimated from all scans.
@@ -71,29 +77,35 @@ def analyse_regions(
     model = GroupModel(design.to_numpy(), np.asarray(subjects))
     known = np.isfinite(values).all(axis=0) & _varies(values)
     patterns, pattern_of = np.unique(known, axis=1, return_inverse=True)
-    fits, ratios = [], []
+    fits, ratios, shares = [], [], []
     for index, pattern in enumerate(patterns.T):
         columns = np.flatnonzero(pattern_of.reshape(-1) == index)
         part = None if replicates is None else replicates.regions(columns).chosen(pattern)
         fit = _fit_methods(model, values[:, :, columns], observed & pattern, pattern, part)
         if fit is not None:
             fits.append(([regions[int(column)] for column in columns], fit))
-            if fit.ratio is not None:
-                ratios.append(fit.ratio[columns < len(regions) - derived])
+            if fit.ratio is not None and fit.shares is not None:
+                is_linear = columns < len(regions) - derived
+                ratios.append(fit.ratio[is_linear])
+                shares.append(fit.shares[is_linear])
     if not fits:
         raise DataError(
             f"no region varies over scans that tell the {design.shape[1]} coefficients apart, expected such scans of "
             f"more subjects than coefficients (there are {len(set(subjects))} subjects); use fewer terms, or levels "
             "that scans with known regions have"
         )
-    shared, within = _mean_ratio(ratios), model.within
-    terms = [str(term) for term in design]
+    terms, shared = [str(term) for term in design], _mean_ratio(ratios)
+    carried_by = carriers(np.concatenate(shares)) if shares else np.full(len(terms), np.nan)
+    if shared is not None:
+        fits = [(names, _with_jackknife(fit, shared, model.within, carried_by)) for names, fit in fits]
     rows = [
         _rows(names, terms, method, pooled, counts)
         for names, fit in fits
-        for method, (pooled, counts) in _with_jackknife(fit, shared, within).items()
+        for method, (pooled, counts) in fit.methods.items()
     ]
-    return _with_gain(_adjusted(pd.concat(rows, ignore_index=True)))[list(COLUMNS)]
+    table = pd.concat(rows, ignore_index=True)
+    table["carriers"] = table["term"].map(dict(zip(terms, carried_by, strict=True)))
+    return _with_gain(_adjusted(table))[list(COLUMNS)]
 
 
 def _varies(values: Doubles) -> Bools:
@@ -136,10 +148,12 @@ class _Fits(NamedTuple):
     Attributes:
         methods: pooled estimates of each method that can be used, with the numbers of scans and of measured targets.
         ratio: variance by the jackknife over that by Rubin's rules `[R, K]`; None without replicates.
+        shares: of the groups in the jackknife's variance `[R, G, K]`; None without replicates.
     """
 
     methods: dict[str, tuple[Pooled, tuple[int, int]]]
     ratio: Doubles | None
+    shares: Doubles | None
 
 
 def _fit_methods(
@@ -153,7 +167,7 @@ def _fit_methods(
     counts, least = (int(known.sum()), int(measured.sum())), model.design.shape[1]
     if len(set(model.subjects[known])) <= least or np.linalg.matrix_rank(model.design[known]) < least:
         return None
-    methods, ratio, mean = {}, None, values.mean(axis=0)
+    methods, ratio, shares, mean = {}, None, None, values.mean(axis=0)
     if counts[0] == counts[1]:  # every target is measured, so the tables are equal
         methods[MULTIPLE] = _alone(model.fit(values[0], known)), counts
     else:
@@ -161,12 +175,12 @@ def _fit_methods(
         methods[MULTIPLE] = pooled, counts
         if replicates is not None:
             estimator = fixed_weights(model.design[known], model.subjects[known], mean[known])
-            variance = jackknife_variance(estimator, mean[known], replicates) + pooled.between / len(values)
-            ratio = variance / np.square(pooled.se)
+            variance, shares = jackknife(estimator, mean[known], replicates)
+            ratio = (variance + pooled.between / len(values)) / np.square(pooled.se)
     if len(set(model.subjects[measured])) > least and np.linalg.matrix_rank(model.design[measured]) == least:
         methods[COMPLETE] = _alone(model.fit(values[0], measured)), (counts[1], counts[1])
     methods[SINGLE] = _alone(model.fit(mean, known)), counts
-    return _Fits(methods, ratio)
+    return _Fits(methods, ratio, shares)
 
 
 def _mean_ratio(ratios: Sequence[Doubles]) -> Doubles | None:
@@ -181,7 +195,7 @@ def _mean_ratio(ratios: Sequence[Doubles]) -> Doubles | None:
     return finite.mean().to_numpy() if finite.notna().any(axis=None) else None
 
 
-def _with_jackknife(fit: _Fits, shared: Doubles | None, within: Bools) -> dict[str, tuple[Pooled, tuple[int, int]]]:
+def _with_jackknife(fit: _Fits, shared: Doubles, within: Bools, carried_by: Doubles) -> _Fits:
     """Scale the variances of Rubin's rules, and keep theirs as a method of its own.
 
     Args:
@@ -189,12 +203,15 @@ def _with_jackknife(fit: _Fits, shared: Doubles | None, within: Bools) -> dict[s
         shared: ratio `[K]` of all outcomes.
         within: terms `[K]` for which each outcome has its ratio: how far the rules are off depends there on how alike
             a subject's errors are, which differs between outcomes.
+        carried_by: how many subjects carry each term `[K]`.
     """
+    if fit.ratio is None:
+        return fit
     pooled, counts = fit.methods[MULTIPLE]
-    if fit.ratio is None or shared is None or counts[0] == counts[1]:
-        return fit.methods
     ratio = np.where(within, fit.ratio, shared)
-    return fit.methods | {MULTIPLE: (pooled._replace(se=pooled.se * np.sqrt(ratio)), counts), RUBIN: (pooled, counts)}
+    ratio = np.where(carried_by < LEAST_CARRIERS, np.maximum(ratio, 1), ratio)
+    se = pooled.se * np.sqrt(np.where(np.isfinite(ratio), ratio, 1))
+    return fit._replace(methods=fit.methods | {MULTIPLE: (pooled._replace(se=se), counts), RUBIN: (pooled, counts)})
 
 
 def _alone(fit: Fit) -> Pooled:

@@ -126,7 +126,8 @@ def replicate(
         progress: shows the progress of an iteration over groups.
 
     Returns:
-        None if a term cannot be estimated without some group.
+        None if a term cannot be estimated without some group. The changes of a region are unknown where that is so for
+        the scans in which it is measured.
     """
     groups = group[informs]
     weight = _weights(observed.terms.to_numpy(), groups, int(group.max()) + 1)
@@ -138,6 +139,7 @@ def replicate(
     if used.any():
         fitted = _Fitted(measured[:, used], known[:, used], observed.regions(used), missing.regions(used))
         left_out[:, :, used] = fitted.left_out(groups, len(weight), progress)
+        left_out[:, :, ~_can_lose_groups(observed.terms.to_numpy(), known, groups)] = np.nan
         shrinkage[:, :, used] = fitted.shrinkage(len(shrinkage), seed)
     return Replicates(group, weight, _of_all(left_out, drawn), _of_all(shrinkage, drawn))
 
@@ -156,6 +158,16 @@ def _weights(terms: Doubles, groups: NDArray[np.int64], count: int) -> Doubles |
         # A change in one direction is too large by the share that is left there, of which the determinant has r.
         weights[group] = left ** (1 / np.linalg.matrix_rank(terms[rows])) if left > LEAST_WEIGHT else 0.0
     return weights if weights.all() else None
+
+
+def _can_lose_groups(terms: Doubles, known: Bools, groups: NDArray[np.int64]) -> Bools:
+    """Whether the scans that know a region `[N, R]` tell the terms `[N, K]` apart without any of the groups `[R]`."""
+    patterns, pattern_of = np.unique(known, axis=1, return_inverse=True)
+    can = [
+        all(np.linalg.matrix_rank(terms[rows & (groups != group)]) == terms.shape[1] for group in np.unique(groups))
+        for rows in patterns.T
+    ]
+    return np.array(can)[pattern_of.reshape(-1)]
 
 
 class _Fitted:

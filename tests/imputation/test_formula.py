@@ -55,7 +55,10 @@ def test_the_first_level_is_the_reference_unless_another_is_named() -> None:
         ("suvr ~ age + sex - (sex + onset)", {}, "there is no onset to subtract"),
         ("suvr ~ (age * age)", {}, "a product of age with itself"),
         ("suvr ~ age * sex * age", {}, "a product of age with itself"),
-        ("suvr ~ age + (age) ** 2", {}, "(age) ** 2 is the column itself"),
+        ("suvr ~ age + (age) ** 2", {}, "age**2 is the column itself"),
+        ("suvr ~ ((age))^2", {}, "age^2 is the column itself"),
+        ("suvr ~ (age + age)^2", {}, "age^2 is the column itself"),
+        ("suvr ~ age/age", {}, "a product of age with itself"),
         ("suvr ~ site", {}, "site is A in every scan"),
         ("suvr ~ diagnosis", {"diagnosis": "HC"}, "choose from: AD, CN, MCI"),
         ("suvr ~ age", {"diagnosis": "CN"}, "no term diagnosis"),
@@ -138,6 +141,14 @@ def test_a_level_of_incomplete_rows_alone_has_no_coefficient() -> None:
     assert list(design) == ["Intercept", "diagnosis=AD", "age"]
     require_full_rank(design.dropna(), "analysis")
     assert list(Formula.parse("diagnosis + age").design(table)) == ["Intercept", "diagnosis=CN", "age"]
+
+
+def test_reference_levels_are_those_of_the_design() -> None:
+    """The first level with a complete row, where none is named; numbers have none."""
+    assert Formula.parse("diagnosis + age + sex").reference_levels(PEOPLE) == {"diagnosis": "AD", "sex": "F"}
+    assert Formula.parse("diagnosis", {"diagnosis": "CN"}).reference_levels(PEOPLE) == {"diagnosis": "CN"}
+    table = PEOPLE.assign(age=PEOPLE["age"].where(PEOPLE["diagnosis"] != "AD"))
+    assert Formula.parse("diagnosis + age").reference_levels(table) == {"diagnosis": "CN"}
 
 
 def test_a_reference_of_incomplete_rows_alone_is_refused() -> None:

@@ -141,12 +141,12 @@ def test_effects_within_subjects_have_the_ratio_of_their_outcome() -> None:
 
     The ratio of an effect between subjects is that of all outcomes: few subjects may carry it.
     """
-    values, observed, design, subjects = study()
+    values, observed, design, subjects = study(people=160, hidden=80)
     subjects[1::2] = subjects[::2]
     design.loc[1::2, "sex=M"] = design["sex=M"].to_numpy()[::2]
-    left_out = 0.01 * np.random.default_rng(1).normal(size=(20, *values.shape[1:]))
+    left_out = 0.01 * np.random.default_rng(1).normal(size=(80, *values.shape[1:]))
     left_out[:, :, -1] *= 100
-    changes = Replicates(np.repeat(np.arange(20), 2), np.ones(20), left_out, np.zeros((2, *values.shape[1:])))
+    changes = Replicates(np.repeat(np.arange(80), 2), np.ones(80), left_out, np.zeros((2, *values.shape[1:])))
     together = analyse_regions(values, observed, design, subjects, REGIONS, changes)
     for index, region in enumerate(REGIONS):
         part = changes.regions(np.array([index]))

@@ -81,6 +81,16 @@ def test_a_term_that_one_subject_informs_has_no_replicates(study):
     assert replicates((measured, known, missing)) is None
 
 
+def test_a_region_whose_terms_one_subject_informs_is_unknown_in_replicates(study):
+    """Of the scans that show it, one is of another age; other regions keep their replicates."""
+    measured, known, missing = study
+    known.terms.loc[:19, "age"], known.terms.loc[20, "age"] = 0.0, 1.0
+    measured[21:, 0] = np.nan
+    left_out = replicates((measured, known, missing)).left_out
+    assert np.isnan(left_out[:, 30:, 0]).all()
+    assert np.isfinite(left_out[:, :, 1:]).all()
+
+
 def test_weights_are_what_is_left_of_the_leverage(study):
     """A subject with one scan has 1 minus its leverage; one without a measured scan counts in full."""
     weight = replicates(study).weight
