@@ -61,7 +61,9 @@ def _excluded(layout: Layout) -> Iterator[str]:
 
 
 def _unconverted(layout: Layout) -> Iterator[str]:
-    """How many scans could not be converted."""
+    """How many scans could not be converted; a study whose conversion was not asked for has no table."""
+    if not layout.conversions.is_file():
+        return
     table = read_table(layout.conversions)
     failed = table[table["verdict"] == FAILED]
     if len(failed):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dualflow.config import ConvertConfig
 from dualflow.digests import digest_of, sha256
 from dualflow.layout import Layout, Scan
 from dualflow.manifest import read_manifest
-from dualflow.models.card import ModelCard
+
+if TYPE_CHECKING:  # it imports torch, which the last step of a study does not need
+    from dualflow.models.card import ModelCard
 
 STEP = "convert"
 """Name of the step in manifests and in the quarantine table."""
