@@ -121,30 +121,15 @@ class Formula:
             )
         if not self.variables:
             return pd.DataFrame({INTERCEPT: 1.0}, index=table.index)
-        columns = {name: self._column(table[name]) for name in self.variables}
-        complete = pd.DataFrame(columns).dropna()
-        if complete.empty:
-            raise ConfigError(f"formula '{self.text}': no scan has known values of {', '.join(self.variables)}")
-        for name in self.variables:
-            if complete[name].nunique() < 2:
-                raise ConfigError(
-                    f"formula '{self.text}': {name} is {complete[name].iloc[0]} in every scan; leave the term out"
-                )
-            if isinstance(complete[name].dtype, pd.CategoricalDtype):
-                complete[name] = self._used_levels(complete[name])
+        complete = self._complete_rows(table)
         matrix = pd.DataFrame(model_matrix(self.text, complete, context={}, na_action="raise"))
         matrix.columns = [_plain(name) for name in matrix.columns]
         return matrix.astype(float).reindex(table.index)
 
     def reference_levels(self, table: pd.DataFrame) -> dict[str, str]:
         """Return the level that the others of a category are compared with in `design(table)`, by column."""
-        columns = {name: self._column(table[name]) for name in self.variables}
-        complete = pd.DataFrame(columns).dropna()
-        return {
-            name: str(self._used_levels(complete[name]).cat.categories[0])
-            for name in self.variables
-            if isinstance(complete[name].dtype, pd.CategoricalDtype)
-        }
+        categories = self._complete_rows(table).select_dtypes("category") if self.variables else pd.DataFrame()
+        return {str(name): str(values.cat.categories[0]) for name, values in categories.items()}
 
     def is_number(self, column: pd.Series) -> bool:
         """Whether a column is a number in the design; one with a reference level is a category."""
@@ -159,6 +144,24 @@ class Formula:
             if values.notna().any():
                 filled[name] = values.fillna(values.mean() if numeric else values.mode().iloc[0])
         return filled
+
+    def _complete_rows(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The variables where all are known; categories have the levels that are left, the reference first.
+
+        Raises:
+            ConfigError: no row is complete, a variable does not vary, or a reference is not a level of a complete row.
+        """
+        complete = pd.DataFrame({name: self._column(table[name]) for name in self.variables}).dropna()
+        if complete.empty:
+            raise ConfigError(f"formula '{self.text}': no scan has known values of {', '.join(self.variables)}")
+        for name in self.variables:
+            if complete[name].nunique() < 2:
+                raise ConfigError(
+                    f"formula '{self.text}': {name} is {complete[name].iloc[0]} in every scan; leave the term out"
+                )
+            if isinstance(complete[name].dtype, pd.CategoricalDtype):
+                complete[name] = self._used_levels(complete[name])
+        return complete
 
     def _column(self, values: pd.Series) -> pd.Series:
         if self.is_number(values):

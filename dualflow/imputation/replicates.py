@@ -163,10 +163,8 @@ def _weights(terms: Doubles, groups: NDArray[np.int64], count: int) -> Doubles |
 def _can_lose_groups(terms: Doubles, known: Bools, groups: NDArray[np.int64]) -> Bools:
     """Whether the scans that know a region `[N, R]` tell the terms `[N, K]` apart without any of the groups `[R]`."""
     patterns, pattern_of = np.unique(known, axis=1, return_inverse=True)
-    can = [
-        all(np.linalg.matrix_rank(terms[rows & (groups != group)]) == terms.shape[1] for group in np.unique(groups))
-        for rows in patterns.T
-    ]
+    count = int(groups.max()) + 1
+    can = [_weights(terms[rows], groups[rows], count) is not None for rows in patterns.T]
     return np.array(can)[pattern_of.reshape(-1)]
 
 
