@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ from dualflow.flows.interface import ConditionalModel
 from dualflow.flows.model import DualFlow
 from dualflow.models.bundle import is_bundle, verify_bundle
 from dualflow.models.card import FLOW, ModelCard
+from dualflow.models.element_budget import ElementBudget
 from dualflow.models.model_files import CARD, MODEL_FILES, WEIGHTS, check_size, read_limited
 from dualflow.models.tensors import Shapes, check_shapes, load_tensors, read_shapes, save_tensors
 
@@ -105,13 +107,11 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> TrainedModel
     shapes = read_shapes(path)
     try:
         _require_tensors(card, shapes)
-        # Without memory for its tensors, because a card may claim any size.
-        with torch.device("meta"):
-            expected = build_model(card).state_dict()
+        with ElementBudget(sum(map(prod, shapes.values()))):
+            model = build_model(card)
+        expected = model.state_dict()
         check_shapes(path, shapes, expected)
-        weights = load_tensors(path, expected)
-        model = build_model(card)
-        model.load_state_dict(weights)
+        model.load_state_dict(load_tensors(path, expected))
     except CheckpointError:
         raise
     except (KeyError, TypeError, ValueError, RuntimeError, DualflowError) as error:

@@ -77,7 +77,7 @@ def read_shapes(path: Path) -> Shapes:
 
 
 def check_shapes(path: Path, shapes: Shapes, expected: Mapping[str, Tensor]) -> None:
-    """Compare the shapes of a file with the tensors that a model has, which may lie on the meta device.
+    """Compare the shapes of a file with the tensors that a model has.
 
     Raises:
         CheckpointError: a tensor is missing, or surplus, or has another shape.

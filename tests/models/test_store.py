@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -73,6 +75,7 @@ def test_a_folder_without_a_card_is_no_model(tmp_path, text):
         ({"shape": [8, 8, 8]}, "do not fit this version"),
         ({"shape": [9, 8, 8]}, "do not fit this version"),
         ({"shape": [8, 8, 1 << 20]}, "expected edges of 1 to 1024"),
+        ({"shape": [512, 512, 512]}, "the card claims a larger model than its .* numbers of weights"),
         ({"shape": None}, "shape: Input should be a valid array"),
         ({"study": 1}, "study: Input should be"),
         ({"preprocess": {"aligned": "x"}}, "preprocess.aligned: Input should be a valid boolean"),
@@ -91,6 +94,16 @@ def test_a_card_that_does_not_fit_is_refused(model_folder, tmp_path, change, mes
     with pytest.raises(CheckpointError, match=message) as error:
         load_model(tmp_path / "model")
     assert "\n" not in str(error.value)
+
+
+def test_a_flow_is_loaded_without_the_compiler(model_folder):
+    """Importing it takes longer than to convert a small volume, and each step of the workflow would wait for it."""
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom dualflow.models.store import load_model\n"
+        "assert load_model(Path(sys.argv[1])).flow\nprint({'torch._dynamo', 'sympy'} & sys.modules.keys())"
+    )
+    command = [sys.executable, "-c", code, str(model_folder)]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
 def test_a_card_without_its_kind_is_refused(model_folder, tmp_path):
