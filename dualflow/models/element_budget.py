@@ -1,7 +1,7 @@
 """A limit of the numbers that a model may allocate while it is built, because its card may claim any size.
 
 The meta device would tell the sizes as well, but its first normal draw or decomposition imports torch's compiler, which
-takes seconds.
+takes a second.
 """
 
 from __future__ import annotations

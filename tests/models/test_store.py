@@ -97,7 +97,7 @@ def test_a_card_that_does_not_fit_is_refused(model_folder, tmp_path, change, mes
 
 
 def test_a_flow_is_loaded_without_the_compiler(model_folder):
-    """Importing it takes longer than to convert a small volume, and each step of the workflow would wait for it."""
+    """Importing it takes longer than to load the weights, and each step of the workflow would wait for it."""
     code = (
         "import sys\nfrom pathlib import Path\nfrom dualflow.models.store import load_model\n"
         "assert load_model(Path(sys.argv[1])).flow\nprint({'torch._dynamo', 'sympy'} & sys.modules.keys())"
