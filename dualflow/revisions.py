@@ -11,7 +11,7 @@ REVISIONS = {
     "preprocess": 2,
     "qc": 2,
     "train": 5,
-    "evaluate": 5,
+    "evaluate": 6,
     "convert": 1,
     "impute": 2,
     "analyse": 4,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dualflow.arrays import Bools, Doubles
 from dualflow.errors import ConfigError, DataError
-from dualflow.evaluation.statistics import bootstrap_interval
+from dualflow.evaluation.statistics import MIN_CORRELATED, bootstrap_interval
 
 FOLDS, INNER_FOLDS, REPEATS = 5, 3, 5
 """Outer and inner folds of the nested cross-validation, and its repetitions with other folds."""
@@ -42,8 +42,8 @@ def feature_sets(real: Doubles, source: Doubles, synthetic: Doubles) -> dict[str
 def require_no_leakage(label: str, side: Sequence[str], pairs: pd.DataFrame) -> None:
     """Check that no column that models take tells the label, as a diagnosis under another name or code does.
 
-    A column tells it if each of its values belongs to one label. A column of which most subjects have a value of their
-    own, such as an age in days, does not count.
+    A column tells it if each of its values belongs to one label at all visits. A column of which most subjects have a
+    value of their own, such as an age in days, does not count.
 
     Args:
         label: column to classify.
@@ -53,9 +53,10 @@ def require_no_leakage(label: str, side: Sequence[str], pairs: pd.DataFrame) -> 
     Raises:
         ConfigError: a column tells the label.
     """
-    people = pairs.drop_duplicates("subject")
-    for name in people.columns.intersection(list(side)):
-        known = people[[name, label]].dropna()
+    for name in pairs.columns.intersection(list(side)):
+        known = (
+            pairs[["subject", name, label]].dropna().drop_duplicates()
+        )  # not the first visits, which may lack either
         labels = known.groupby(name)[label].nunique()
         if known[label].nunique() > 1 and len(labels) <= len(known) / 2 and labels.max() == 1:
             raise ConfigError(
@@ -100,7 +101,8 @@ def classify(
 
     Returns:
         A row per set, columns COLUMNS: area under the ROC curve (one class against the rest, pairs of people in the
-        same fold, mean over classes) with its 95 % bootstrap interval over people, and balanced accuracy.
+        same fold, mean over classes) with its 95 % bootstrap interval over people, and balanced accuracy. The interval
+        is NaN with fewer than MIN_CORRELATED people of a class, and where all resamples agree.
 
     Raises:
         DataError: a class has fewer people than there are folds, there is only one class, or no feature.
@@ -138,6 +140,9 @@ def _row(
     chances = np.full(len(names), 1 / len(names))
     counts = np.random.default_rng(seed).multinomial(len(names), chances, size=RESAMPLES)
     low, high = bootstrap_interval(np.array([_area(pairs, drawn[person]) for drawn in counts]), len(names))
+    # Few people, and a classifier that is right about all of them, do not tell how much the area may vary.
+    if low == high or min(len(np.unique(subjects[labels == label])) for label in classes) < MIN_CORRELATED:
+        low = high = np.array(np.nan)
     area = _area(pairs, np.ones(len(labels)))
     return name, area, float(low), float(high), float(accuracy), len(names), len(classes)
 

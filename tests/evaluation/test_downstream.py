@@ -50,6 +50,15 @@ def test_only_people_whom_one_classifier_judged_compare():
     assert np.isnan(_area([pairs], np.array([1, 0, 0, 1])))
 
 
+@pytest.mark.parametrize(("count", "signal"), [(38, 2.0), (60, 200.0)])
+def test_few_people_and_perfect_classifiers_have_no_interval(count, signal):
+    """With 19 of a class intervals are too narrow; an area of 1 in all resamples would be an interval without width."""
+    values, labels, subjects = people(count, signal)
+    row = classify({"x": values}, labels, subjects).iloc[0]
+    assert 0.8 < row["auc"] <= 1
+    assert np.isnan([row["low"], row["high"]]).all()
+
+
 def test_visits_of_a_person_are_never_on_both_sides():
     """Features that only identify the person predict nothing."""
     rng = np.random.default_rng(0)
@@ -126,6 +135,18 @@ def test_a_column_that_tells_the_label_is_refused():
     require_no_leakage("diagnosis", ["days", "sex", "absent"], sessions)
     with pytest.raises(ConfigError, match=r"each value of code belongs to one diagnosis.*leave code out"):
         require_no_leakage("diagnosis", ["sex", "code"], sessions)
+
+
+def test_all_visits_count_when_a_column_tells_the_label():
+    """A code that first visits lack is noticed; one that tells the label of the first visit alone is allowed."""
+    first = pd.DataFrame(
+        {"subject": [f"P{index}" for index in range(30)], "diagnosis": ["AD", "CN"] * 15, "code": None}
+    )
+    later = first.assign(code=[1.0, 2.0] * 15)
+    with pytest.raises(ConfigError, match="each value of code belongs to one diagnosis"):
+        require_no_leakage("diagnosis", ["code"], pd.concat([first, later], ignore_index=True))
+    changed = later.assign(diagnosis=["AD", "AD"] * 15)
+    require_no_leakage("diagnosis", ["code"], pd.concat([later, changed], ignore_index=True))
 
 
 @pytest.mark.parametrize(("name", "words"), [("diagnosis", "takes diagnosis"), ("code", "each value of code")])
