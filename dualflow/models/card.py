@@ -28,6 +28,12 @@ Width = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
 Seconds = Annotated[float, Field(ge=0)]
 
 
+def short_commit(commit: str) -> str:
+    """The first digits of a commit, and its `-dirty` if it has one."""
+    digits, dash, dirty = commit.partition("-")
+    return digits[:COMMIT_DIGITS] + dash + dirty
+
+
 class Record(BaseModel):
     """Base class of a card and its parts: frozen, without unknown fields and infinite or NaN numbers."""
 
@@ -171,7 +177,7 @@ class ModelCard(Record):
     dualflow: Text = __version__
     """Version of dualflow."""
     commit: Text = ""
-    """Git commit of dualflow; empty if it did not run from a checkout."""
+    """Git commit of dualflow, with `-dirty` if its code was changed; empty if it did not run from a checkout."""
     torch: Text = ""
     """Version of torch."""
     device: Text = "cpu"
@@ -180,7 +186,7 @@ class ModelCard(Record):
     @property
     def short_commit(self) -> str:
         """The first digits of `commit`."""
-        return self.commit[:COMMIT_DIGITS]
+        return short_commit(self.commit)
 
     @model_validator(mode="after")
     def _known_kind(self) -> ModelCard:

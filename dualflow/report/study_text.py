@@ -18,7 +18,7 @@ from dualflow.flows.presets import PRESETS
 from dualflow.inference.conversion_table import count_verdicts
 from dualflow.layout import training_key
 from dualflow.modalities import modality
-from dualflow.models.card import COMMIT_DIGITS, ModelCard
+from dualflow.models.card import ModelCard, short_commit
 from dualflow.report.study_results import read_result
 from dualflow.tracking.source_version import COMMIT, source_version
 
@@ -149,7 +149,7 @@ def _model_texts(config: Config) -> Iterator[str]:
 
 def provenance(config: Config, cards: dict[str, ModelCard], date: str) -> dict[str, object]:
     """Date of the report, and versions, digests, seeds and device behind it."""
-    first, commit = next(iter(cards.values())), source_version().get(COMMIT, "")[:COMMIT_DIGITS]
+    first, commit = next(iter(cards.values())), short_commit(source_version().get(COMMIT, ""))
     trained = ", ".join(dict.fromkeys(card.short_commit for card in cards.values() if card.short_commit))
     return {
         "date": date,

@@ -23,11 +23,11 @@ def source_version(package: Path = Path(__file__).parents[1]) -> dict[str, str]:
     """Tags with the version of dualflow and its git commit: that of its checkout, or without one COMMIT_VARIABLE.
 
     An installed package may lie in another project's checkout, whose commit would mislead, so the commit counts only if
-    the package's files are tracked.
+    the package's files are tracked. Code that differs from its commit has `-dirty` after it, as in `git describe`.
     """
     try:
         _git(package, "ls-files", "--error-unmatch", "__init__.py")
-        commit = _git(package, "rev-parse", "HEAD")
+        commit = _git(package, "rev-parse", "HEAD") + ("-dirty" if _git(package, "status", "--porcelain", ".") else "")
     except (OSError, subprocess.SubprocessError):
         commit = os.environ.get(COMMIT_VARIABLE, "")
     return {VERSION: __version__} | ({COMMIT: commit} if commit else {})

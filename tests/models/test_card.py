@@ -134,3 +134,9 @@ def test_a_card_of_100_mb_is_not_read(loaded_folder, tmp_path):
         stream.truncate(100 << 20)
     with pytest.raises(CheckpointError, match=r"104,857,600 bytes, expected at most 1,048,576"):
         load_model(tmp_path / "model")
+
+
+def test_a_shown_commit_tells_of_changed_code(card):
+    assert card.model_copy(update={"commit": "0123456789abcdef"}).short_commit == "0123456789ab"
+    assert card.model_copy(update={"commit": "0123456789abcdef-dirty"}).short_commit == "0123456789ab-dirty"
+    assert card.model_copy(update={"commit": ""}).short_commit == ""

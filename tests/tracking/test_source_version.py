@@ -45,3 +45,22 @@ def test_an_installed_package_has_the_commit_of_its_image(tmp_path, monkeypatch)
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-q", "-m", "the package")
     assert source_version.__wrapped__(tmp_path)[COMMIT] == git(tmp_path, "rev-parse", "HEAD")
+
+
+def test_changed_code_is_told_from_its_commit(tmp_path):
+    """A changed or new module counts, and a change elsewhere in the checkout does not."""
+    package = tmp_path / "package"
+    package.mkdir()
+    for path in (package / "__init__.py", tmp_path / "README"):
+        path.touch()
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-q", "-m", "the package")
+    commit = git(tmp_path, "rev-parse", "HEAD")
+    (tmp_path / "README").write_text("changed")
+    assert source_version.__wrapped__(package)[COMMIT] == commit
+    (package / "new.py").touch()
+    assert source_version.__wrapped__(package)[COMMIT] == f"{commit}-dirty"
+    (package / "new.py").unlink()
+    (package / "__init__.py").write_text("changed")
+    assert source_version.__wrapped__(package)[COMMIT] == f"{commit}-dirty"
