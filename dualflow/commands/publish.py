@@ -12,7 +12,7 @@ from dualflow.layout import Layout
 from dualflow.models.card import ModelCard
 from dualflow.models.store import load_card
 from dualflow.temporaries import scratch_folder
-from dualflow.tracking.model_registry import Champion, ModelRegistry, Signature
+from dualflow.tracking.model_registry import WEIGHTS, Champion, ModelRegistry, Signature
 
 
 def publish(model: Path, name: str, tracking_uri: str, licence: str = "") -> list[str]:
@@ -78,13 +78,16 @@ def _decide(number: str, scores: HeldOutScores | None, champion: Champion | None
         return True, f"version {number} is the champion, as the first with scores on held-out people"
     if champion.scores is None:
         return False, f"{stays}: it has no scores to compare with; move the alias in MLflow if you know better"
+    successor = f"version {number} is the champion: it has the weights of version {champion.number} and new scores"
     try:
         reference = HeldOutScores.parse(champion.scores)
     except CheckpointError as error:
-        return False, f"{stays}: {error}"
+        if scores.weights == champion.weights:
+            return True, successor
+        return False, f"{stays}: its {error}; evaluate it anew with `dualflow run` and publish it again"
     comparison = compare_paired(scores, reference)
-    if comparison is None and scores.weights == reference.weights:
-        return True, f"version {number} is the champion: it has the weights of version {champion.number} and new scores"
+    if comparison is None and scores.weights == champion.weights:
+        return True, successor
     if scores.protocol != reference.protocol:
         return False, (
             f"{stays}: its scores are of {reference.protocol}, those of version {number} of {scores.protocol}, so the "
@@ -109,7 +112,6 @@ def _tags(card: ModelCard, scores: HeldOutScores | None) -> dict[str, str]:
         "seed": card.seed,
         "kind": card.kind,
         "version": card.dualflow,
-        "weights_sha256": card.weights_sha256,
         "data_digest": card.data_digest,
     }
     if scores is not None:
@@ -118,4 +120,4 @@ def _tags(card: ModelCard, scores: HeldOutScores | None) -> dict[str, str]:
             "held_out_people": len(scores.people),
             METRIC: f"{scores.mean:.6f}",
         }
-    return {f"dualflow.{key}": str(value) for key, value in values.items()}
+    return {WEIGHTS: card.weights_sha256} | {f"dualflow.{key}": str(value) for key, value in values.items()}

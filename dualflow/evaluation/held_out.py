@@ -82,7 +82,10 @@ class HeldOutScores(BaseModel):
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
-            raise CheckpointError(f"held-out scores do not read back ({error.errors()[0]['msg']})") from None
+            entry = error.errors()[0]
+            field = ".".join(map(str, entry["loc"])) or "JSON"
+            reason = f"{field}: {entry['msg']}"
+            raise CheckpointError(f"held-out scores are not of this version of dualflow ({reason})") from None
 
 
 class PairedComparison(BaseModel):

@@ -24,6 +24,8 @@ from dualflow.tracking.mlflow_calls import is_permanent_error
 from dualflow.tracking.mlflow_store import ensure_experiment, find_run, open_store
 
 CHAMPION = "champion"
+WEIGHTS = "dualflow.weights_sha256"
+"""Tag of a version with the hash of its weights."""
 BUNDLE_FOLDER, BUNDLE_INDEX, SCORES = "bundle", "bundle.json", "held_out.json"
 BUNDLE_TAG, SCORES_TAG = "dualflow.bundle_sha256", "dualflow.held_out_digest"
 MAX_SCORES = 1 << 20
@@ -70,10 +72,12 @@ class Champion:
     Attributes:
         number: of the version.
         scores: JSON of its scores on the held-out people; None if it was registered without.
+        weights: hash of its weights; None without the tag WEIGHTS.
     """
 
     number: str
     scores: str | None
+    weights: str | None
 
 
 class ModelRegistry:
@@ -165,8 +169,9 @@ class ModelRegistry:
             number = self.client.get_registered_model(self.name).aliases.get(CHAMPION)
             if number is None:
                 return None
+            version = self.client.get_model_version(self.name, number)
             source = self.client.get_model_version_download_uri(self.name, number)
-            return Champion(str(number), _read_scores(source))
+            return Champion(str(number), _read_scores(source), version.tags.get(WEIGHTS))
 
     def set_champion(self, number: str) -> None:
         """Move the alias `champion` to a version.

@@ -5,6 +5,7 @@ from evaluated_study import HELD_OUT, EvaluatedStudy
 
 from dualflow.commands.export import export
 from dualflow.commands.publish import publish
+from dualflow.evaluation.held_out import HeldOutScores
 from dualflow.tracking.model_registry import ModelRegistry, tracking_config
 from dualflow.tracking.tracked_run import tracked
 
@@ -99,6 +100,24 @@ def test_scores_of_other_options_leave_the_alias_until_the_champion_has_such_too
         "version 3 is the champion: it has the weights of version 1 and new scores"
     )
     assert publish(better, "options", uri)[-1].startswith("version 2 is the champion instead of version 3")
+
+
+def test_a_champion_with_scores_of_an_earlier_version_is_followed_by_its_own_weights(study, uri, monkeypatch):
+    """Such scores do not read back, so no other model can be compared with them."""
+    folder, card = study.train("first", 1.0)
+    study.evaluate(card, WORSE)
+    with monkeypatch.context() as earlier:
+        earlier.setattr(HeldOutScores, "model_dump_json", lambda _: '{"metric": "region_crps"}')
+        publish(folder, "earlier", uri)
+    sentence = publish(study.model("better", 2.0, BETTER), "earlier", uri)[-1]
+    assert sentence.startswith(
+        "version 1 stays the champion: its held-out scores are not of this version of dualflow ("
+    )
+    assert sentence.endswith("evaluate it anew with `dualflow run` and publish it again")
+    study.evaluate(card, SCORES)
+    assert publish(folder, "earlier", uri)[-1] == (
+        "version 3 is the champion: it has the weights of version 1 and new scores"
+    )
 
 
 def test_a_model_without_scores_is_no_champion(study, uri, tmp_path):

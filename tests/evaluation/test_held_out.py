@@ -162,5 +162,5 @@ def test_a_model_without_region_scores_has_none(study):
 @pytest.mark.parametrize("text", ["", "{}", '{"people": {}}', '{"people": {"sub-01": 1.0}}', '{"metric": "mae"}'])
 def test_scores_that_are_none_are_refused(text):
     """Not JSON, nobody, a label instead of a digest, another metric."""
-    with pytest.raises(CheckpointError, match="held-out scores do not read back"):
+    with pytest.raises(CheckpointError, match="held-out scores are not of this version of dualflow"):
         HeldOutScores.parse(text)

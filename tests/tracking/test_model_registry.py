@@ -66,11 +66,11 @@ def test_the_champion_has_its_scores(store):
     register(store, "champions", scores='{"people": 1}')
     assert registry.champion() is None
     registry.set_champion("1")
-    assert registry.champion() == Champion("1", '{"people": 1}')
+    assert registry.champion() == Champion("1", '{"people": 1}', None)
     register(store, "promoted")
     other = ModelRegistry("promoted", store[2])
     other.set_champion("1")
-    assert other.champion() == Champion("1", None)
+    assert other.champion() == Champion("1", None, None)
 
 
 def test_large_scores_are_not_read(store, monkeypatch):
