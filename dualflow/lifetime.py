@@ -31,8 +31,17 @@ def _host() -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
 
 
+def _kernel() -> str:
+    """Identity of the running kernel, which containers share; empty where it has none."""
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return ""
+
+
 HOST = _host()
 """Digest of this machine and process namespace."""
+KERNEL = _kernel()
+"""Identity of this machine since it started, also in its containers; empty where it is unknown."""
 PARENTS = "DUALFLOW_PARENTS"
 """Environment variable: marks of the processes that a step ends with."""
 GRACE_S = 60.0
@@ -161,6 +170,16 @@ def exclusive(path: Path, waiting: str, *, inheritable: bool = False) -> Iterato
             fcntl.flock(stream, fcntl.LOCK_EX)
         os.set_inheritable(stream.fileno(), inheritable)
         yield stream
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock of a file, maybe this one; False on a file system without locks."""
+    with path.open() as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            return error.errno not in _NO_LOCKS
+    return False
 
 
 def try_lock(stream: IO[str]) -> bool:

@@ -11,7 +11,17 @@ import time
 import pytest
 
 from dualflow import lifetime
-from dualflow.lifetime import HOST, PARENTS, ProcessMark, exclusive, kill_tree, parents_of_steps, pid_is_alive, try_lock
+from dualflow.lifetime import (
+    HOST,
+    PARENTS,
+    ProcessMark,
+    exclusive,
+    is_locked,
+    kill_tree,
+    parents_of_steps,
+    pid_is_alive,
+    try_lock,
+)
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 
@@ -135,6 +145,13 @@ def test_only_an_inheritable_lock_passes_to_children(tmp_path):
         assert not os.get_inheritable(step.fileno())
 
 
+def test_a_held_lock_is_seen(tmp_path):
+    """Also one that this process holds."""
+    with exclusive(tmp_path / "x.lock", ""):
+        assert is_locked(tmp_path / "x.lock")
+    assert not is_locked(tmp_path / "x.lock")
+
+
 def test_ended_processes_are_not_killed_again(child):
     """The others of the list are killed."""
     import psutil
@@ -164,5 +181,5 @@ def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     with exclusive(tmp_path / "x.lock", "waiting"):
-        pass
+        assert not is_locked(tmp_path / "x.lock")
     assert "has no locks (Function not implemented); start one run at a time" in capsys.readouterr().err

@@ -12,14 +12,14 @@ from typing import IO
 
 from dualflow.commit import refused_writes
 from dualflow.errors import DataError
-from dualflow.lifetime import ProcessMark, end_with_parents, exclusive, try_lock
+from dualflow.lifetime import KERNEL, ProcessMark, end_with_parents, exclusive, is_locked, try_lock
 from dualflow.manifest import DigestCache, forget_broken
 from dualflow.temporaries import sweep_temporaries
 
 STATE = Path(".snakemake")
 """Snakemake's folder below the working directory."""
 LOCK = STATE / "dualflow.lock"
-"""Locked by the run that works in this folder; its text is the mark of the run's process."""
+"""Locked by the run that works in this folder; its text is the mark of the run's process, and its kernel."""
 INSPECTIONS = {
     "--archive", "--cleanup-metadata", "--cm", "--d3dag", "--dag", "--detailed-summary", "-D", "--filegraph", "--lc",
     "--lint", "--list-changes", "--list-rules", "-l", "--list-target-rules", "--lt", "--report", "--rulegraph",
@@ -96,10 +96,13 @@ def clear_study(root: Path, say: Callable[[str], object], digests: DigestCache |
 def _take_over(stream: IO[str]) -> None:
     """Sign the lock; remove the locks of Snakemake if the run that left them has certainly ended."""
     stream.seek(0)
-    previous = ProcessMark.parse(stream.read())
+    mark, _, kernel = stream.read().partition(" ")
+    previous = ProcessMark.parse(mark)
     locks = [file for file in (STATE / "locks").glob("*") if file.is_file()]
     if previous is not None and locks:
-        if not previous.is_here or not previous.has_ended():
+        # A process of another container cannot be seen. Were it alive, it would hold the lock that is ours now.
+        elsewhere_ended = kernel == KERNEL != "" and is_locked(LOCK)
+        if not (previous.has_ended() if previous.is_here else elsewhere_ended):
             where = "this machine" if previous.is_here else "another machine"
             raise DataError(
                 f"{STATE / 'locks'}: left by a run of process {previous.pid} on {where}, which may be alive; "
@@ -115,7 +118,7 @@ def _sign(stream: IO[str]) -> None:
     with refused_writes(LOCK):
         stream.truncate(0)
         # Past the buffer of the stream, which would fail once more when it is closed.
-        os.write(stream.fileno(), str(ProcessMark.current()).encode())
+        os.write(stream.fileno(), f"{ProcessMark.current()} {KERNEL}".encode())
 
 
 def _sign_off(stream: IO[str]) -> None:

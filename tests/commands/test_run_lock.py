@@ -10,11 +10,14 @@ import pytest
 from dualflow.commands.run_lock import LOCK, RUN, STATE, clear_study, join_run, run_lock
 from dualflow.commit import commit_text
 from dualflow.errors import CommitError, DataError
-from dualflow.lifetime import HOST, ProcessMark, exclusive
+from dualflow.lifetime import HOST, KERNEL, ProcessMark, exclusive
 from dualflow.manifest import TRANSIENT, write_manifest
 
 # A folder of results may hold steps of a model that the configuration no longer names.
 FORGOTTEN = ": its outputs were changed or removed, or it may succeed now; it runs again if still needed"
+
+
+ELSEWHERE = ProcessMark("other", 1, 0)
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +46,7 @@ def test_locks_of_a_dead_run_are_removed(capsys):
     leave_lock(dead())
     with run_lock():
         assert not list((STATE / "locks").iterdir())
-        assert LOCK.read_text() == str(ProcessMark.current())
+        assert LOCK.read_text() == f"{ProcessMark.current()} {KERNEL}"
     assert "has ended without finishing" in capsys.readouterr().out
     assert LOCK.read_text() == ""
 
@@ -62,10 +65,27 @@ def test_a_full_disk_is_one_error(monkeypatch):
         pass
 
 
+@pytest.mark.skipif(not KERNEL, reason="this system does not tell kernels apart")
+def test_locks_of_a_dead_container_are_removed(monkeypatch, capsys):
+    """Its process cannot be seen, but it would hold the lock; on a file system without locks that proves nothing."""
+    leave_lock(f"{ELSEWHERE} {KERNEL}")
+    with monkeypatch.context() as without_locks:
+        without_locks.setattr("dualflow.commands.run_lock.is_locked", lambda _: False)
+        with pytest.raises(DataError, match="another machine"), run_lock():
+            pass
+    with run_lock():
+        assert not list((STATE / "locks").iterdir())
+    assert "has ended without finishing" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("mark", "where"),
-    [(str(ProcessMark.current()), "this machine"), (str(ProcessMark("other", 1, 0)), "another machine")],
-    ids=["this machine", "another machine"],
+    [
+        (f"{ProcessMark.current()} {KERNEL}", "this machine"),
+        (f"{ELSEWHERE} {KERNEL}x", "another machine"),
+        (f"{ELSEWHERE} ", "another machine"),
+    ],
+    ids=["this machine", "another machine", "another machine without a kernel"],
 )
 def test_locks_of_a_run_that_may_live_stay(mark, where):
     """Nothing proves that it has ended; the error says what to remove when it has."""
@@ -92,7 +112,7 @@ def test_a_mark_stays_while_locks_do():
     with run_lock():
         (STATE / "locks").mkdir()
         (STATE / "locks" / "0.input.lock").touch()
-    assert ProcessMark.parse(LOCK.read_text()) == ProcessMark.current()
+    assert LOCK.read_text() == f"{ProcessMark.current()} {KERNEL}"
 
 
 def test_a_plain_snakemake_takes_the_lock_and_clears_the_study(tmp_path):
@@ -153,4 +173,4 @@ def test_a_run_within_a_run_shares_its_lock(monkeypatch):
         monkeypatch.setenv(RUN, "1")
         with run_lock() as inner:
             assert inner.fileno() > 0
-        assert LOCK.read_text() == str(ProcessMark.current())
+        assert LOCK.read_text() == f"{ProcessMark.current()} {KERNEL}"
