@@ -89,7 +89,9 @@ def _learning_splits(layout: Layout, card: ModelCard, pairs: pd.DataFrame | None
     weights = manifest_outputs(path, manifest).get(WEIGHTS)
     if weights is None or weights.sha256 != card.weights_sha256:
         return {}
-    used = pairs[pairs["scan"].isin(manifest["inputs"].keys())]
+    used = pairs[pairs["scan"].isin(manifest["inputs"].keys()) & pairs["split"].isin(SPLITS)]
+    if len(used) < len(manifest["inputs"]):  # the index has changed since, and tells no longer who was in which split
+        return {}
     return {name: _count(used.loc[used["split"] == split, "scan"]) for split, name in SPLITS.items()}
 
 

@@ -7,7 +7,10 @@ import pytest
 from evaluated_study import HELD_OUT, TRAINING, EvaluatedStudy
 
 from dualflow.commands.export import export
+from dualflow.commit import commit_text
+from dualflow.data.index import read_pairs
 from dualflow.data.side_encoder import Categorical, SideEncoder
+from dualflow.data.tsv import table_text
 from dualflow.errors import CheckpointError, ConfigError, DataError
 from dualflow.models.store import load_card, load_model, save_model
 
@@ -75,6 +78,17 @@ def test_scores_of_other_weights_are_not_shown(study, tmp_path):
     folder, _ = study.train("first", 2.0)
     export(folder, tmp_path / "bundle")
     assert "None: the study's scores" in (tmp_path / "bundle" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("split", ["test", None])
+def test_splits_of_another_index_are_not_counted(study, tmp_path, split):
+    """A scan has moved to the test split, or left the study, since the model learnt from it."""
+    folder, _ = study.train("first", 1.0)
+    pairs = read_pairs(study.layout)
+    pairs.loc[0, "split"] = split
+    commit_text(study.layout.pairs, table_text(pairs.dropna(subset="split")))
+    export(folder, tmp_path / "bundle")
+    assert "Training: " not in (tmp_path / "bundle" / "README.md").read_text()
 
 
 def test_a_bundle_is_copied_unchanged(study, tmp_path):
