@@ -76,11 +76,11 @@ class RecordQueue:
 
     def append(self, call: str, arguments: dict[str, Any], run_id: str | None) -> None:
         """Store a record of the run, whose id may still be unknown."""
-        if not (self.folder / RUN_FILE).is_file():
-            self.set_run_id(run_id)
+        self._keep_identity(run_id)
         files = self.files()
         number = int(files[-1].stem) + 1 if files else 0
         commit_json(self.folder / f"{number:08d}.json", {"call": call, "arguments": arguments})
+        self._keep_identity(run_id)  # a process that found the queue empty just before may have removed it
 
     def keep_rejected(self, call: str, arguments: dict[str, Any]) -> None:
         """Store a record that the server rejects beside the queue, not in it."""
@@ -90,6 +90,10 @@ class RecordQueue:
         """Store the MLflow id of the run beside its records."""
         self.run = {**self.run, "run_id": run_id}
         commit_json(self.folder / RUN_FILE, self.run)
+
+    def _keep_identity(self, run_id: str | None) -> None:
+        if not (self.folder / RUN_FILE).is_file():
+            self.set_run_id(run_id)
 
     def append_end(self, run_id: str | None) -> None:
         """Store the end of the run before the work is recorded as done; `confirm_end` or `reopen` follows."""
@@ -129,6 +133,8 @@ class RecordQueue:
             yield True
             if not self.files():
                 (self.folder / RUN_FILE).unlink(missing_ok=True)
+                if self.files():  # appended meanwhile
+                    commit_json(self.folder / RUN_FILE, self.run)
                 with suppress(OSError):  # rejected records stay
                     self.folder.rmdir()
         finally:

@@ -70,3 +70,37 @@ def test_an_empty_queue_is_removed_but_rejected_records_stay(tmp_path):
     queue.append("metrics", {"step": 3}, None)
     reject(queue.files()[0])
     assert len(list(queue.folder.glob("rejected-*"))) == 2
+
+
+def test_a_queue_that_is_removed_while_a_record_is_appended_keeps_its_run(tmp_path, monkeypatch):
+    """Another process found it empty just before."""
+    queue, sender = RecordQueue.open(tmp_path, KEY), RecordQueue.open(tmp_path, KEY)
+
+    def removed_meanwhile():
+        with sender.draining():
+            pass
+        return RecordQueue.files(queue)
+
+    monkeypatch.setattr(queue, "files", removed_meanwhile)
+    queue.append("metrics", {"step": 1}, "run id")
+    assert RecordQueue.load(queue.folder).run["run_id"] == "run id"
+    assert len(RecordQueue.load(queue.folder)) == 1
+
+
+def test_a_record_that_is_appended_while_its_queue_is_removed_keeps_its_run(tmp_path, monkeypatch):
+    """The process that removes the queue looks once more."""
+    sender = RecordQueue.open(tmp_path, KEY)
+    sender.set_run_id("run id")
+    empty = iter([True, False])
+
+    def appended_afterwards():
+        files = RecordQueue.files(sender)
+        if next(empty):
+            RecordQueue.open(tmp_path, KEY).append("metrics", {"step": 1}, "run id")
+        return files
+
+    monkeypatch.setattr(sender, "files", appended_afterwards)
+    with sender.draining():
+        pass
+    assert RecordQueue.load(sender.folder).run["run_id"] == "run id"
+    assert len(RecordQueue.load(sender.folder)) == 1
