@@ -53,7 +53,7 @@ def store_problem(path: Path) -> str:
     try:
         # Opened for writing, because the journal of a killed process is rolled back first.
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", timeout=1, uri=True)) as connection:
-            return _schema_problem(connection)
+            return _schema_problem(connection) or _page_problem(connection)
     except sqlite3.OperationalError:
         return ""
     except sqlite3.DatabaseError as error:
@@ -76,6 +76,12 @@ def _schema_problem(connection: sqlite3.Connection) -> str:
     if missing and revisions == [(_latest_revision(),)]:
         return f"its table {missing[0]} is missing"
     return ""
+
+
+def _page_problem(connection: sqlite3.Connection) -> str:
+    """What is wrong with the first damaged page, which a query may not touch for weeks; 15 ms per MB of records."""
+    (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    return "" if found == "ok" else f"it is damaged ({str(found).splitlines()[-1]})"
 
 
 def _rows(connection: sqlite3.Connection, table: str) -> list[Any]:

@@ -110,7 +110,17 @@ def test_a_kill_during_the_creation_leaves_no_store(killed, moment, capsys):
     assert "warning:" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("damage", [empty, no_database, no_version, half_migrated, table_missing])
+def page_lost(path):
+    """Overwrite the page of the table of metrics, which opening the store does not read."""
+    with closing(sqlite3.connect(path)) as connection:
+        (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'metrics'").fetchone()
+        (size,) = connection.execute("PRAGMA page_size").fetchone()
+    with path.open("r+b") as stream:
+        stream.seek((page - 1) * size)
+        stream.write(b"\xff" * size)
+
+
+@pytest.mark.parametrize("damage", [empty, no_database, no_version, half_migrated, table_missing, page_lost])
 def test_a_broken_store_is_set_aside(store, damage, tmp_path, capsys):
     """It keeps its content under another name, with its journal; one warning names it; the new store takes runs."""
     damage(store)
