@@ -37,6 +37,8 @@ def _fold_study(config: Config, count: int, fold: int) -> Config:
 def _within(config: Config, results: Path) -> Config:
     """The study with its results in another folder; the name stays, because it is that of the MLflow experiment.
 
-    No label is classified: a comparison does not show it, and a fold may have too few people of a class.
+    No label is classified: a comparison does not show it, and a fold may have too few people of a class. Nothing is
+    imputed either, perhaps by a model that is not compared.
     """
-    return config.with_fields("study", results=results).with_fields("evaluate", classify=None)
+    study = config.model_copy(update={"impute": None})
+    return study.with_fields("study", results=results).with_fields("evaluate", classify=None)

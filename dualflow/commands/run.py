@@ -90,7 +90,8 @@ def run_workflow(config: Config, cores: str, options: Sequence[str] = (), steps:
             print(f"{step}: {'not done' if step in missing else 'its outputs do not verify'}", file=sys.stderr)
         if not missing and not broken:
             if log.nothing_to_do:
-                print("nothing to do: all steps are done")
+                asked = "the steps that were asked for" if steps is not None or options else "all steps"
+                print(f"nothing to do: {asked} are done")
             if steps is None:
                 _print_results(config)
             return 0

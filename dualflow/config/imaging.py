@@ -54,6 +54,10 @@ class PreprocessConfig(Section):
             raise ConfigError(f"pet_window_s goes from {start:g} to {end:g}, expected a start before its end")
         if self.pet_resolution_mm and not self.scanner_resolution_mm:
             raise ConfigError("pet_resolution_mm needs the resolution of each scanner; fill scanner_resolution_mm")
+        if self.scanner_resolution_mm and not self.pet_resolution_mm:
+            raise ConfigError(
+                "scanner_resolution_mm has no effect without pet_resolution_mm; set the resolution to reach"
+            )
         coarser = {
             name: fwhm for name, fwhm in self.scanner_resolution_mm.items() if fwhm > (self.pet_resolution_mm or fwhm)
         }

@@ -59,6 +59,17 @@ class AugmentConfig(Section):
     gamma: float = Field(default=0.1, ge=0)
     """Source intensities are raised to a power between 1 / (1 + gamma) and 1 + gamma."""
 
+    @model_validator(mode="after")
+    def _strengths_have_an_effect(self) -> Self:
+        fields = type(self).model_fields
+        for name in ("rotation_deg", "shift_voxels", "scale", "bias", "gamma"):
+            value = getattr(self, name)
+            if not self.probability and value != fields[name].default:
+                raise ConfigError(
+                    f"augment.{name} = {value:g} has no effect while augment.probability is 0; set it too"
+                )
+        return self
+
 
 class TrainConfig(Section):
     """Training of flows and networks."""

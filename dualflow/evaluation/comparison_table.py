@@ -76,12 +76,13 @@ def gather_comparison(studies: Sequence[Config], plan: Plan) -> Comparison:
     Scores average seeds first, then visits; the people of all folds form one sample. Intervals are 95 % bootstrap
     intervals over people, those of shares are Wilson intervals. Step seconds are the plan's; other costs are means over
     trainings, and memory is their maximum. The reference is the main flow, or the first model without it. The true law
-    of a simulation takes part in no paired comparison.
+    of a simulation takes part in no paired comparison. A model that lacks people of the others, because a training
+    failed, is left out: the mean over some folds does not compare with that over all.
     """
     names = [*studies[0].flows, *studies[0].baselines.models]
     scans = [_current_scans(study) for study in studies]
     trainings = {name: [*_finished(studies, scans, plan, name)] for name in names}
-    trainings = {name: finished for name, finished in trainings.items() if finished}
+    trainings = _scored_on_everyone(trainings)
     if not trainings:
         return Comparison(pd.DataFrame(), pd.DataFrame(columns=list(DIFFERENCES)), pd.DataFrame(), "")
     scored = [t.scores.assign(fold=t.fold) for finished in trainings.values() for t in finished]
@@ -112,6 +113,13 @@ def gather_comparison(studies: Sequence[Config], plan: Plan) -> Comparison:
         table = table.sort_values("voxel_crps", ignore_index=True)
     compared = scores[scores["model"] != TRUE_LAW]
     return Comparison(table, differences(compared, reference, **options), scores, reference)
+
+
+def _scored_on_everyone(trainings: Mapping[str, list[Training]]) -> dict[str, list[Training]]:
+    """The models with scores of all scans of which any model has some."""
+    scans = {name: {scan for t in finished for scan in t.scores["scan"]} for name, finished in trainings.items()}
+    everyone = set().union(*scans.values())
+    return {name: finished for name, finished in trainings.items() if finished and scans[name] == everyone}
 
 
 def with_bits_of_all(scores: pd.DataFrame) -> pd.DataFrame:

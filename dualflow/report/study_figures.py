@@ -75,6 +75,7 @@ def study_figures(config: Config, results: StudyResults, test: pd.DataFrame) -> 
 def _comparison(summary: pd.DataFrame, row: Modality, colours: dict[str, str], bounds: Collection[str]) -> ReportFigure:
     mae = summary[(summary["metric"] == "mae") & ~summary["model"].isin(bounds)].sort_values("mean")
     ranked = ", ".join(f"{entry['model']} {entry['mean']:.4f}" for entry in mae.to_dict("records"))
+    limits = set(bounds) & set(summary["model"])
     means, warning = f"Means over fewer than {MIN_SUBJECTS} subjects, without intervals", ""
     if (mae["subjects"] >= MIN_SUBJECTS).any():
         means = "Means over subjects with 95 % bootstrap intervals"
@@ -86,7 +87,7 @@ def _comparison(summary: pd.DataFrame, row: Modality, colours: dict[str, str], b
         "comparison",
         metric_comparison(summary, PLOTTED_METRICS, row, colours=colours, bounds=bounds, columns=3),
         f"{means}; one panel per metric, with the better direction below it.{warning}"
-        f"{f' Grey rings are not models, but {BOUNDS}.' if bounds else ''}",
+        f"{f' Grey rings are not models, but {BOUNDS}.' if limits else ''}",
         f"Dot plots of {len(PLOTTED_METRICS)} metrics by model. {measure('mae').heading(row)}, best first: {ranked}.",
         metric_comparison(summary, PLOTTED_METRICS, row, colours=colours, bounds=bounds, columns=1),
     )

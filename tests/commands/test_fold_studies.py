@@ -4,6 +4,7 @@ import pytest
 
 from dualflow.commands.fold_studies import fold_studies
 from dualflow.config import parse_config
+from dualflow.training.budget import apply_plan, make_plan
 
 
 @pytest.mark.parametrize("folds", [None, 5])
@@ -14,3 +15,14 @@ def test_nothing_is_classified_in_a_comparison(folds):
     studies = fold_studies(config, folds)
     assert len(studies) == (folds or 1)
     assert {(one.evaluate.classify, one.evaluate.samples) for one in studies} == {(None, 8)}
+
+
+@pytest.mark.parametrize("folds", [None, 5])
+def test_nothing_is_imputed_in_a_comparison(folds):
+    """Its studies have the compared models alone, of which the imputing model need not be one."""
+    models = {"baselines": {"models": ["stacked_mixture", "unet"]}, "impute": {"model": "stacked_mixture"}}
+    config = parse_config({"study": {"name": "x"}, **models})
+    plan = make_plan(config, ["dualflow", "unet"], 1, lambda *_: 0.1)
+    for study in fold_studies(config, folds):
+        compared = apply_plan(study, plan, ["dualflow", "unet"])
+        assert parse_config(compared.model_dump()).baselines.models == ("unet",)

@@ -43,6 +43,20 @@ def test_the_table_gathers_cost_and_scores(config):
     assert np.isnan(row["bits_in_mask_low"])  # three people are too few for an interval
 
 
+def test_a_model_without_all_people_has_no_row(tmp_path):
+    """Its training failed in the harder of two folds, so that its mean would be the best."""
+    studies = [parse_config(study_values(tmp_path / str(fold))) for fold in range(2)]
+    plan = make_plan(studies[0], ["dualflow", "dual_glow"], 1, FakeTimer())
+    for study, fold in zip(studies, range(2), strict=True):
+        scans = [f"sub-{fold}{index}" for index in range(6)]
+        train_and_score(study, "dualflow", 0, 10, scans=scans, mae=0.05 + 0.15 * fold)
+        if fold == 0:
+            train_and_score(study, "dual_glow", 0, 2, scans=scans, mae=0.06)
+    result = gather_comparison(studies, plan)
+    assert result.table["model"].tolist() == ["dualflow"]
+    assert set(result.scores["model"]) == {"dualflow"}
+
+
 def test_a_person_without_a_finite_pair_is_not_among_the_wins(config):
     """An infinite NLL under another subject's source is no win."""
     nll = {"nll_true": [1.0, 1.0, 1.0, 3.0], "nll_wrong": [2.0, 2.0, np.inf, 2.0]}

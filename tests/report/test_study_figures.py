@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dualflow.config.config import CEILINGS
 from dualflow.modalities import MODALITIES
 from dualflow.report.region_means import RegionMeans
 from dualflow.report.study_figures import _agreement, _comparison, _pit
@@ -52,7 +53,8 @@ def test_the_comparison_names_intervals_only_where_it_draws_them(people):
     """With fewer than six people it has means alone."""
     ends = {"low": 0.05, "high": 0.2} if people > 5 else {"low": np.nan, "high": np.nan}
     rows = [{"model": name, "metric": "mae", "mean": 0.1, **ends, "subjects": people} for name in ("flow", "unet")]
-    figure = _comparison(pd.DataFrame(rows), MODALITIES["FDG"], {"flow": "black", "unet": "grey"}, ())
+    figure = _comparison(pd.DataFrame(rows), MODALITIES["FDG"], {"flow": "black", "unet": "grey"}, CEILINGS)
+    assert "Grey rings" not in figure.caption  # measured data have no limits
     few = "Means over fewer than 6 subjects, without intervals; one panel per metric"
     assert figure.caption.startswith(few) is (people == 5)
     assert ("bootstrap intervals" in figure.caption) is ("Overlapping" in figure.caption) is (people == 6)
