@@ -52,9 +52,11 @@ def convert(config: Config, name: str, seed: int) -> None:
             print(f"{scan}: failed: {result.reason}", file=sys.stderr)
         else:
             manifests[scan] = result
-    # Other splits or new exclusions leave volumes of scans that are no longer converted.
+    # Other splits or new exclusions leave volumes of scans that are no longer converted. `convert_scan` decides about
+    # those that failed.
+    expected = {*manifests, *(row.scan for row in failed)}
     for scan in scans_on_disk(layout, "convert"):
-        if scan.key not in manifests:
+        if scan.key not in expected:
             converter.remove(scan)
     write_conversion_table(layout.conversions, conversion_table(layout, manifests, failed, FORCED))
     write_manifest(

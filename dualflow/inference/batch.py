@@ -15,17 +15,17 @@ import pandas as pd
 from dualflow.config import ConvertConfig, StudyConfig
 from dualflow.data.derivative_dataset import describe_derivatives
 from dualflow.data.preprocessing_files import remove_preprocessed
-from dualflow.data.quarantine import Quarantine, count_excluded
+from dualflow.data.quarantine import Quarantine, count_excluded, without_folders
 from dualflow.data.raw_scans import is_excluded_for_good, prepare_scan
 from dualflow.data.scan_files import ScanFiles
-from dualflow.errors import ConfigError, DataError
+from dualflow.errors import ConfigError, DataError, PairingError
 from dualflow.inference.conversion_files import remove_files
 from dualflow.inference.conversion_record import STEP, card_digest, verdict_of
 from dualflow.inference.conversion_table import FAILED, count_verdicts
 from dualflow.inference.convert import Converter
 from dualflow.inference.finished_scans import ScanState
 from dualflow.inference.folder_tables import write_tables
-from dualflow.inference.image_files import origin_of
+from dualflow.inference.image_files import check_replaced, origin_of, scan_origin
 from dualflow.inference.inputs import ConvertInputs
 from dualflow.inference.output_folder import shared_name
 from dualflow.inference.scan_conversion import convert_scan
@@ -49,6 +49,7 @@ class Compute:
         cluster: where the workers run, as in `check_cluster`.
         device: device of the model: `auto`, `cpu` or `cuda`; workers take the GPUs of their machine in turn.
         deadline_s: seconds for the preprocessing of one scan; None takes those of the model's training.
+        origin: whose results the scans may replace, as in `check_replaced`.
     """
 
     workers: int | None = None
@@ -98,7 +99,9 @@ def convert_study(
     describe_derivatives(layout, shared_name(out, scans.name), scans.study, targets=False)
     card = load_card(model)
     # The workers of a cluster have another working folder.
-    options = Options(model.absolute(), model_digests(card), config, compute.device, force, compute.deadline_s)
+    options = Options(
+        model.absolute(), model_digests(card), config, compute.device, force, compute.deadline_s, scans.origin
+    )
     study = scans.study.model_copy(
         update={name: _absolute(getattr(scans.study, name)) for name in ("samples", "masks")}
     )
@@ -167,6 +170,7 @@ class Options:
     device: str
     force: bool
     deadline_s: float | None
+    origin: str | None
 
 
 Result = Quarantine | str
@@ -229,10 +233,18 @@ def _state(
 
 
 def _convert(row: pd.DataFrame, root: Path, layout: Layout, study: StudyConfig, options: Options) -> Result:
-    """Preprocess and convert a scan, and record the result."""
+    """Preprocess and convert a scan, and record the result.
+
+    Another command may have converted another image of the same label since the inputs were checked.
+    """
     converter = _load_converter(layout, study.source, study.target, options)
     deadline = options.deadline_s or converter.predictor.card.preprocess.deadline_s
-    with _scan_lock(layout, row["scan"].iloc[0]):
+    scan, path = Scan.parse(row["scan"].iloc[0]), Path(row["source"].iloc[0])
+    with _scan_lock(layout, scan.key):
+        try:
+            check_replaced(layout.root, root, {scan: path}, options.origin)
+        except PairingError as error:
+            return Quarantine(scan.key, STEP, without_folders(str(error), layout.root, root))
         state = _state(converter.predictor.card, row, root, layout, study, options)
         result = _convert_scan(converter, row, root, study, deadline)
         state.remember(result if isinstance(result, Quarantine) else None)
@@ -254,5 +266,6 @@ def _convert_scan(converter: Converter, row: pd.DataFrame, root: Path, study: St
             converter.remove(scan)
         return excluded
     folders = (layout.root, *files.folders)
-    result = convert_scan(converter, row, study, files.source, origin=origin_of(root, study), folders=folders)
+    origin = scan_origin(origin_of(root, study), Path(values["source"]))
+    result = convert_scan(converter, row, study, files.source, origin=origin, folders=folders)
     return result if isinstance(result, Quarantine) else verdict_of(result)

@@ -25,6 +25,8 @@ from dualflow.layout import Layout, Scan
 from dualflow.manifest import read_manifest
 from dualflow.modalities import MODALITIES, modality
 
+ANYWHERE = ""
+"""Origin of scans that may replace the results of any image: those from DICOM, which are made anew each time."""
 _ALPHANUMERIC = re.compile(r"[^A-Za-z0-9]")
 
 
@@ -73,6 +75,11 @@ def origin_of(root: Path, study: StudyConfig) -> str:
     return digest_of(str((study.samples or root).resolve()))
 
 
+def scan_origin(origin: str, path: Path) -> str:
+    """What the conversion of a scan records of where it is from: `origin_of` the scans, and a digest of its path."""
+    return f"{origin}-{digest_of(path.as_posix())[:16]}"
+
+
 def check_replaced(out: Path, root: Path, scans: Mapping[Scan, Path], origin: str | None = None) -> None:
     """Check that no image would replace the results of another one with the same label.
 
@@ -80,12 +87,14 @@ def check_replaced(out: Path, root: Path, scans: Mapping[Scan, Path], origin: st
         out: output folder.
         root: folder that the paths are relative to.
         scans: scan -> its image.
-        origin: digest of where the scans are from, which may replace results of its own, and those whose origin is not
-            recorded; None if they may replace none.
+        origin: digest of where the scans are from. A scan may replace the results of the same file there, and those
+            whose origin is not recorded. None if it may replace none, ANYWHERE if all.
 
     Raises:
         PairingError: `out` holds a finished scan with the label of an image, from another image.
     """
+    if origin == ANYWHERE:
+        return
     layout = Layout(out, ".")
     for scan, path in scans.items():
         manifest = read_manifest(layout.scan_manifest(scan), verify=False)
@@ -94,7 +103,7 @@ def check_replaced(out: Path, root: Path, scans: Mapping[Scan, Path], origin: st
         converted = read_manifest(layout.manifest(f"{STEP}/{scan.key}"), verify=False)
         if _is_refused(converted):  # there are no results to replace
             continue
-        if origin is not None and _origin(converted) in (None, origin):
+        if origin is not None and _origin(converted) in (None, origin, scan_origin(origin, path)):
             continue
         if (root / path).is_file() and manifest["inputs"].get("source") != sha256(root / path):
             raise PairingError(

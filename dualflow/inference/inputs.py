@@ -23,7 +23,7 @@ from dualflow.data.tsv import cell_text, read_table, summarise_names
 from dualflow.errors import ConfigError, DataError, printable
 from dualflow.imaging.sidecar import read_object
 from dualflow.inference.dicom import convert_dicom, is_dicom_folder
-from dualflow.inference.image_files import check_replaced, label_images, origin_of, scan_rows
+from dualflow.inference.image_files import ANYWHERE, check_replaced, label_images, origin_of, scan_rows
 from dualflow.inference.output_folder import DESCRIPTION, UNNAMED, check_files_outside, check_output, check_target
 from dualflow.inference.selection import Selection
 from dualflow.inference.side_options import side_cells, side_notes
@@ -48,6 +48,7 @@ class ConvertInputs:
             without a row.
         study: modalities, side columns and masks of the scans.
         name: name of the dataset in the description of the outputs.
+        origin: whose results the scans may replace, as in `check_replaced`.
     """
 
     root: Path
@@ -56,6 +57,7 @@ class ConvertInputs:
     notes: Sequence[str]
     study: StudyConfig
     name: str = UNNAMED
+    origin: str | None = None
 
 
 def expand_inputs(inputs: Sequence[str | Path]) -> list[Path]:
@@ -197,6 +199,7 @@ def _image_inputs(
     cells = side_cells(card.side, selection.side, selection.option_names)
     excluded: list[Quarantine] = []
     notes: list[str] = []
+    origin: str | None = None
     if kind == "image":
         root, scans = label_images(paths, card.study.source)
         long_names = scans_with_long_names(scans, _study(card, tuple(cells), selection), out)
@@ -204,7 +207,7 @@ def _image_inputs(
         scans = {scan: path for scan, path in scans.items() if scan.key not in long_names}
         check_replaced(out, root, scans)
     else:
-        root = dicom
+        root, origin = dicom, ANYWHERE
         scans, excluded, notes = convert_dicom(paths, dicom, card.study.source)
     rows, study = scan_rows(scans, cells), _study(card, tuple(cells), selection)
     lacking = scans_without_mask(study, root, rows)
@@ -217,6 +220,7 @@ def _image_inputs(
         sorted(excluded),
         [*notes, *side_notes(card.side, rows, "not given"), *_mask_notes(study, rows, lacking)],
         study,
+        origin=origin,
     )
 
 
@@ -253,13 +257,14 @@ def _dataset_inputs(path: Path, kind: Kind, card: ModelCard, out: Path, selectio
         names = ["source", *(f"source_{name}" for name in study.extra_sources)]
         check_files_outside(out, [root / file for name in names for file in index.pairs[name]])
     sources = {Scan.parse(row["scan"]): Path(row["source"]) for row in index.pairs.to_dict("records")}
-    check_replaced(out, root, sources, origin_of(root, study))
+    origin = origin_of(root, study)
+    check_replaced(out, root, sources, origin)
     lines = [f"{name}: {len(labels)} ({summarise_names(labels)})" for name, labels in index.missing.items() if labels]
     people = [line for line in lines if line.startswith("subjects")]
     notes += [*people, *(side_notes(card.side, index.pairs, f"no column in {place}") if len(index.pairs) else [])]
     notes += _mask_notes(study, index.pairs, lacking)
     name = UNNAMED if table else dataset_name(root)
-    return ConvertInputs(root, index.pairs, index.quarantined, notes, study, name)
+    return ConvertInputs(root, index.pairs, index.quarantined, notes, study, name, origin)
 
 
 def dataset_name(root: Path) -> str:

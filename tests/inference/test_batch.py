@@ -28,6 +28,7 @@ from dualflow.errors import CommitError, ConfigError
 from dualflow.inference import batch, convert, scan_conversion
 from dualflow.inference.batch import Compute
 from dualflow.inference.conversion import convert_inputs
+from dualflow.inference.inputs import resolve_inputs
 from dualflow.layout import Layout, Scan
 from dualflow.lifetime import exclusive
 from dualflow.manifest import write_manifest
@@ -118,7 +119,7 @@ def test_usable_scans_are_converted_and_the_others_excluded(converted, study, mo
     sidecar = json.loads(next((out / "sub-C0001/pet").glob("*desc-synth_pet.json")).read_text())
     assert sidecar["SideInformation"] == {"age": 71.0}
     manifest = json.loads((out / "manifests/convert/sub-C0001.json").read_text())
-    assert manifest["facts"]["origin"] == digest_of(str(study.resolve()))
+    assert manifest["facts"]["origin"].startswith(f"{digest_of(str(study.resolve()))}-")
     assert not list(out.rglob(".tmp-*"))
 
 
@@ -184,7 +185,10 @@ def test_a_worker_loads_a_model_that_was_trained_again(study, model, tmp_path, m
     loads = []
     monkeypatch.setattr(batch.Converter, "load", lambda *_, **__: loads.append(1) or len(loads))
     batch._load_converter.cache_clear()
-    layout, options = Layout(tmp_path, "."), batch.Options(model, ("old", None), ConvertConfig(), "cpu", False, None)
+    layout, options = (
+        Layout(tmp_path, "."),
+        batch.Options(model, ("old", None), ConvertConfig(), "cpu", False, None, None),
+    )
     changed = replace(options, digests=("new", None))
     answers = [
         batch._load_converter(layout, "T1w", "FDG", one) for one in (options, options, changed, changed, options)
@@ -267,19 +271,37 @@ def test_a_scan_waits_for_another_command_that_converts_it(tmp_path, monkeypatch
     monkeypatch.setattr(batch, "_load_converter", lambda *_: converter)
     monkeypatch.setattr(batch, "_state", lambda *_: SimpleNamespace(remember=lambda _: None))
     monkeypatch.setattr(batch, "_convert_scan", lambda *_: done.set())
-    study, options = StudyConfig(name="t", source="T1w", target="FDG"), SimpleNamespace(deadline_s=1.0)
+    study, options = StudyConfig(name="t", source="T1w", target="FDG"), SimpleNamespace(deadline_s=1.0, origin=None)
     with ThreadPoolExecutor() as threads:
         with exclusive(layout.lock("convert/sub-1"), ""):
             waiting = threads.submit(
-                batch._convert, pd.DataFrame([{"scan": "sub-1"}]), tmp_path, layout, study, options
+                batch._convert, pd.DataFrame([{"scan": "sub-1", "source": "x"}]), tmp_path, layout, study, options
             )
-            other = threads.submit(batch._convert, pd.DataFrame([{"scan": "sub-2"}]), tmp_path, layout, study, options)
+            rows = pd.DataFrame([{"scan": "sub-2", "source": "x"}])
+            other = threads.submit(batch._convert, rows, tmp_path, layout, study, options)
             other.result(10)
             done.clear()
             assert not done.wait(0.2)
             assert not waiting.done()
         waiting.result(10)
     assert done.is_set()
+
+
+def test_two_commands_with_images_of_one_label_keep_the_first(study, model, tmp_path):
+    """Both looked at the empty folder before the other one wrote into it."""
+    for person, label in (("a", "C0001"), ("b", "C0003")):
+        (tmp_path / person).mkdir()
+        shutil.copy(study / f"sub-{label}/anat/sub-{label}_T1w.nii.gz", tmp_path / person / "t1.nii.gz")
+    out, card = tmp_path / "out", load_card(model)
+    first, second = (
+        resolve_inputs([tmp_path / person / "t1.nii.gz"], card, out, model, tmp_path / "dicom") for person in ("a", "b")
+    )
+    assert batch.convert_study(first, model, out, CONFIG)["verdict"].tolist() != ["failed"]
+    files = {file: file.read_bytes() for file in (out / "sub-t1").rglob("*") if file.is_file()}
+    table = batch.convert_study(second, model, out, CONFIG)
+    assert table["verdict"].tolist() == ["failed"]
+    assert "holds sub-t1 of another image than t1.nii.gz" in table["reason"][0]
+    assert {file: file.read_bytes() for file in (out / "sub-t1").rglob("*") if file.is_file()} == files
 
 
 def test_a_conversion_that_fails_leaves_none_behind(convert_scan):

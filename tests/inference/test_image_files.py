@@ -7,7 +7,8 @@ import pytest
 from dualflow.data.quarantine import FACT, Quarantine
 from dualflow.digests import sha256
 from dualflow.errors import DataError, PairingError
-from dualflow.inference.image_files import check_replaced, label_images, scan_of, scan_rows
+from dualflow.inference.conversion_record import ORIGIN
+from dualflow.inference.image_files import ANYWHERE, check_replaced, label_images, scan_of, scan_origin, scan_rows
 from dualflow.layout import Layout, Scan
 from dualflow.manifest import write_manifest
 
@@ -62,6 +63,21 @@ def test_a_pet_source_of_another_tracer_is_refused(tmp_path):
     for name in ("sub-1_trc-AV45_pet.nii", "x_trc-AV45.nii"):
         with pytest.raises(DataError, match=r"is named as PET of AV45, but the model's source is FDG"):
             label_images([tmp_path / name], "FDG")
+
+
+def test_results_of_another_file_of_the_dataset_are_not_replaced(tmp_path):
+    """Another run of a session is another image; the same file may have changed. DICOM is made anew each time."""
+    layout, scan = Layout(tmp_path / "out", "."), Scan("1")
+    for name in ("run-1.nii", "run-2.nii"):
+        (tmp_path / name).write_bytes(name.encode())
+    write_manifest(layout.scan_manifest(scan), step="preprocess", outputs={}, inputs={"source": "x"}, config={})
+    facts = {ORIGIN: scan_origin("dataset", Path("run-1.nii"))}
+    write_manifest(layout.manifest("convert/sub-1"), step="convert", outputs={}, inputs={}, config={}, facts=facts)
+    check_replaced(layout.root, tmp_path, {scan: Path("run-1.nii")}, "dataset")
+    for origin in ("dataset", "other", None):
+        with pytest.raises(PairingError, match=r"holds sub-1 of another image than run-2\.nii"):
+            check_replaced(layout.root, tmp_path, {scan: Path("run-2.nii")}, origin)
+    check_replaced(layout.root, tmp_path, {scan: Path("run-2.nii")}, ANYWHERE)
 
 
 def test_results_of_another_image_are_not_replaced(tmp_path):
