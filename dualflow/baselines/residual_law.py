@@ -16,8 +16,10 @@ from dualflow.baselines.scale_fit import fit_scale
 from dualflow.errors import DataError, ShapeError
 from dualflow.flows.log_linear_scale import LogLinearScale
 from dualflow.flows.person_features import person_count, person_values
+from dualflow.flows.rng import standard_noise
 from dualflow.flows.side_information import known_side, side_values
 from dualflow.flows.voxel_features import blur, without_detail
+from dualflow.imaging.regions import MINIMUM_SHOWN
 
 KERNEL_PEOPLE = 40
 """People whose errors determine the correlation between voxels; of more every n-th, so that at least these remain."""
@@ -123,17 +125,20 @@ class ResidualLaw(nn.Module):
         self.unmixing.copy_(self._unmixing())
         means = torch.stack([self.region_means(r.error[0] * r.mask[0], r.mask[0]) for r in residuals])
         features = torch.cat([self._person_values(r.source[None], r.side[None]) for r in residuals])
+        known = torch.stack([self._known_regions(r) for r in residuals])
         region_scales = voxel_scales = torch.ones(len(folds))
         if self.region_scale is not None:
-            energy = (means.square() / means.square().mean(dim=0).clamp_min(1e-12)).mean(dim=1)
+            squares = means.square() * known
+            relative = squares / (squares.sum(dim=0) / known.sum(dim=0).clamp_min(1)).clamp_min(1e-12)
+            energy = relative.sum(dim=1) / known.sum(dim=1).clamp_min(1)
             region_scales = fit_scale(self.region_scale, features, energy, folds)
         if self.voxel_scale is not None:
-            squares = ((error / self.spread)[r.mask[0]].square() for r, error in self._within(residuals, means))
+            within = ((error / self.spread)[r.mask[0]].square() for r, error in self._within(residuals, means))
             voxel_scales = fit_scale(
-                self.voxel_scale, features, torch.stack([values.mean() for values in squares]), folds
+                self.voxel_scale, features, torch.stack([values.mean() for values in within]), folds
             )
         side = torch.cat([known_side(r.side[None], r.error, self.side_features) for r in residuals])
-        self._fit_regions(means / region_scales[:, None], side, folds)
+        self._fit_regions(means / region_scales[:, None], known, side, folds)
         self._fit_field(residuals, means, voxel_scales, (region_scales / voxel_scales).square().mean())
 
     def region_means(self, field: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -200,12 +205,25 @@ class ResidualLaw(nn.Module):
         for residual, mean in zip(residuals, means, strict=True):
             yield residual, residual.error[0] - self.interpolate(mean[None])[0]
 
-    def _fit_regions(self, means: Tensor, side: Tensor, folds: Sequence[int]) -> None:
-        """Fit standard deviation and law of the region means `[N, R]`, divided by the people's scales."""
-        squares = means.square()
-        shrunk = (squares.sum(dim=0) + PRIOR_PEOPLE * squares.mean()) / (len(means) + PRIOR_PEOPLE)
+    def _known_regions(self, residual: Residual) -> Tensor:
+        """Whether a target shows at least MINIMUM_SHOWN of each region in the mask, `[R]`."""
+        if residual.unseen is None:
+            return torch.ones(len(self.region_deviation), dtype=torch.bool)
+        labels = (torch.where(part[0], self.labels, 0) for part in (residual.mask, residual.unseen))
+        seen, unseen = (self._sizes(part[part > 0].long() - 1) for part in labels)
+        return unseen <= (1 - MINIMUM_SHOWN) * (seen + unseen)
+
+    def _fit_regions(self, means: Tensor, known: Tensor, side: Tensor, folds: Sequence[int]) -> None:
+        """Fit standard deviation and law of the region means `[N, R]`, divided by the people's scales.
+
+        The law takes unknown means as independent of the known ones: it has no error of 0 where nothing was measured.
+        """
+        squares = means.square() * known
+        average = squares.sum() / known.sum().clamp_min(1)
+        shrunk = (squares.sum(dim=0) + PRIOR_PEOPLE * average) / (known.sum(dim=0) + PRIOR_PEOPLE)
         self.region_deviation.copy_(shrunk.clamp_min(1e-12).sqrt())
-        self.regions.fit(means / self.region_deviation, side, folds)
+        noise = standard_noise(tuple(means.shape), means, torch.Generator().manual_seed(0))
+        self.regions.fit(torch.where(known, means / self.region_deviation, noise), side, folds)
 
     def _fit_field(self, residuals: Iterable[Residual], means: Tensor, scales: Tensor, share: Tensor) -> None:
         """Fit correlation and deviation of the field, such that the variances of both parts add up to the error's.

@@ -26,6 +26,7 @@ class Residual(NamedTuple):
         source: `[C or 2C, D, H, W]`.
         side: `[S]`, NaN where unknown.
         fold: index of the cross-fitting fold.
+        unseen: voxels of the brain that the target does not show, `[1, D, H, W]`, bool; None if it shows all.
     """
 
     error: Tensor
@@ -33,6 +34,7 @@ class Residual(NamedTuple):
     source: Tensor
     side: Tensor
     fold: int
+    unseen: Tensor | None = None
 
 
 class ResidualScans:
@@ -52,7 +54,8 @@ class ResidualScans:
             pair = self.pairs[index]
             seen = shown(pair)
             error = torch.where(seen, pair["target"] - image, 0.0)
-            yield Residual(error, seen, pair["source"], pair["side"], fold)
+            unseen = pair["mask"] & ~seen if "shown" in pair else None
+            yield Residual(error, seen, pair["source"], pair["side"], fold, unseen)
 
 
 def spread_map(residuals: Iterable[Residual], scales: Tensor | None = None) -> Tensor:

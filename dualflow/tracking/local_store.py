@@ -80,8 +80,8 @@ def _schema_problem(connection: sqlite3.Connection) -> str:
 
 def _page_problem(connection: sqlite3.Connection) -> str:
     """What is wrong with the first damaged page, which a query may not touch for weeks; 15 ms per MB of records."""
-    (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-    return "" if found == "ok" else f"it is damaged ({str(found).splitlines()[-1]})"
+    (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    return "" if verdict == "ok" else f"it is damaged ({str(verdict).splitlines()[-1]})"
 
 
 def _rows(connection: sqlite3.Connection, table: str) -> list[Any]:

@@ -31,6 +31,7 @@ from dualflow.flows.model import DualFlow
 from dualflow.flows.regression_scans import shown
 from dualflow.flows.spread_map import VoxelSpread
 from dualflow.flows.subspace_law import SubspaceLaw
+from dualflow.imaging.regions import MINIMUM_SHOWN
 from dualflow.training.device import device_of
 from dualflow.training.fit_base import conditioned_batches, region_weights
 
@@ -156,7 +157,7 @@ class Moments(NamedTuple):
 
     Attributes:
         voxels: squared error over variance, mean over the brain's voxels that the target shows, `[N]`.
-        errors: squared errors of the means of R regions, `[N, R]`.
+        errors: squared errors of the means of R regions, `[N, R]`; NaN for a region that the target does not show.
         variances: variances of sampled region means, `[N, R]`.
     """
 
@@ -172,15 +173,28 @@ def sampled_moments(flow: DualFlow, pairs: PairDataset, weights: Tensor) -> Mome
     Errors are those around the samples' mean, less the variance that it adds. A variance of few samples is raised so
     that its inverse is right on average. Every call draws the same noise. `weights` `[R, D, H, W]` gives region means.
     """
-    rows, weights = [], weights.flatten(1)
+    rows = []
     for index, (_, condition) in enumerate(conditioned_batches(flow, pairs, 1)):
         samples = fixed_samples(flow, condition, seed=index).flatten(1)
         target = pairs[index]["target"].to(samples.device).flatten()
         errors, variances = _errors_and_variances(target, samples)
         seen = condition.inside.cpu() & shown(pairs[index])
         voxels = (errors / variances)[seen.to(errors.device).flatten()].mean()
-        rows.append(Moments(voxels, *_errors_and_variances(weights @ target, samples @ weights.T)))
+        seen_weights, is_shown = _weights_of_shown(weights, pairs[index])
+        errors, variances = _errors_and_variances(seen_weights @ target, samples @ seen_weights.T)
+        rows.append(Moments(voxels, torch.where(is_shown, errors, torch.nan), variances))
     return Moments(*(torch.stack(part).cpu().double() for part in zip(*rows, strict=True)))
+
+
+def _weights_of_shown(weights: Tensor, pair: Item) -> tuple[Tensor, Tensor]:
+    """Return the weights `[R, V]` of region means over what a target shows, and whether it shows enough of each region.
+
+    Elsewhere the target holds the mean of other people, whose error would tell nothing about this one.
+    """
+    flat = weights.flatten(1)
+    seen = (shown(pair) | ~pair["mask"]).to(weights.device).flatten()
+    shares = (flat * seen).sum(dim=1) / flat.sum(dim=1)
+    return flat * seen / shares.clamp_min(1 - MINIMUM_SHOWN)[:, None], shares >= MINIMUM_SHOWN
 
 
 def fixed_samples(flow: DualFlow, condition: Condition, seed: int) -> Tensor:
@@ -222,13 +236,15 @@ def _best_region_gain(flow: DualFlow, ends: tuple[float, float], moments: Sequen
     """Return the gain with the largest likelihood of some people's region means; moments are known at two gains."""
     low, high = (_voxel_gain(flow, each, people) ** 2 * each.variances[people] for each in moments)
     errors = moments[0].errors[people]
+    if bool(errors.isnan().all()):  # no target shows a whole region
+        return 1.0
     # Of a variance a + b gain^2, neither part is negative, so that it can be continued beyond both gains.
     slope = torch.minimum(((high - low) / (ends[1] ** 2 - ends[0] ** 2)).clamp_min(0), high / ends[1] ** 2)
     constant = high - slope * ends[1] ** 2
 
     def nats(gain: float) -> float:
         variance = (constant + slope * gain**2).clamp_min(MIN_VARIANCE)
-        return float((variance.log() + errors / variance).mean())
+        return float((variance.log() + errors / variance).nanmean())
 
     return _best_gain(nats)
 

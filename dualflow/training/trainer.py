@@ -86,7 +86,9 @@ class Trainer:
                 `max_round_trip`.
         """
         context, config, start = self.context, self.config, self._resume()
-        last = start if self._patience_exhausted(start) else self.steps
+        # An uninterrupted training asks at validations alone.
+        is_validated = start % config.validate_every == 0
+        last = start if is_validated and self._patience_exhausted(start) else self.steps
         rows = self.group.rows(config.batch_size)
         stream = batches(self.train, config.batch_size, last, context.seed, start, rows, Augment(config.augment))
         display = progress(context.label, self.steps) if self.group.is_main else nullcontext(_NoProgress())

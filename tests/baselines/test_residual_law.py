@@ -46,6 +46,27 @@ def test_voxels_have_the_spread_map_and_regions_their_covariance():
     assert torch.allclose(measured, expected, atol=0.15 * float(expected.max()))
 
 
+@pytest.mark.parametrize("person_scale", [False, True])
+def test_a_region_that_some_targets_do_not_show_varies_as_in_the_others(person_scale):
+    """Nothing was measured there: its mean is no error of 0, neither of the region nor of the person."""
+
+    def deviations(cut):
+        people = region_people(60)
+        images = [(1 + person["source"]) * person["mask"] for person in people]
+        people = [cut(index, person) for index, person in enumerate(people)]
+        law = ResidualLaw(SHAPE, 2, regions=4, person_scale=person_scale)
+        law.set_regions(LABELS)
+        law.fit(ResidualScans(people, images, [index % 4 for index in range(60)]))
+        samples = draws(law)
+        return law.region_deviation, law.region_means(samples).std(dim=0)
+
+    def without_the_first(index, person):
+        return {**person, "shown": person["mask"] & (LABELS != 1)} if index % 3 == 0 else person
+
+    for whole, cut in zip(deviations(lambda _, person: person), deviations(without_the_first), strict=True):
+        torch.testing.assert_close(cut, whole, rtol=0.1, atol=0)
+
+
 def test_neighbouring_voxels_are_correlated_within_a_region():
     """Around the region mean, the correlation of neighbours is that of the errors."""
     law, errors = fitted()

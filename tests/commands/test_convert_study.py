@@ -19,7 +19,7 @@ from dualflow.modalities import modality
 
 
 def test_a_scan_that_fails_does_not_stop_the_others(tmp_path, monkeypatch, capsys):
-    """Its reason is in the table of verdicts, and its volumes of an earlier conversion are removed, unless memory was short.
+    """Its reason is in the table of verdicts, and its earlier volumes are removed, unless memory was short.
 
     It may fail while its preprocessed volumes are read, too. A refused scan is converted, for a reason that names no
     option.

@@ -77,12 +77,36 @@ def test_after_calibration_voxels_and_region_means_vary_as_much_as_they_err(
     assert nats[1] < min(nats[0], nats[2])
 
 
+def test_regions_that_a_target_does_not_show_decide_nothing(train, small_default, held_out):
+    """Where it ends, it holds the mean of other people. A region that it shows most of has the mean of that part."""
+    flow, item = train(small_default).model, held_out.items[0]
+    depth = torch.arange(16)[:, None, None].expand(16, 16, 16)
+    weights = torch.stack([(part & item["mask"][0]).float() for part in (depth < 8, depth >= 8)])
+    weights /= weights.sum(dim=(1, 2, 3), keepdim=True)
+    whole = sampled_moments(flow, PairDataset([item]), weights)
+    for cut, is_known in ((3, True), (8, False)):
+        filled = {
+            **item,
+            "target": torch.where(depth < cut, 9.0, item["target"]),
+            "shown": item["mask"] & (depth >= cut),
+        }
+        errors = sampled_moments(flow, PairDataset([filled]), weights).errors[0]
+        assert errors[1] == whole.errors[0, 1]
+        assert bool(errors[0].isfinite()) is is_known
+        if is_known:
+            assert errors[0] < 0.1  # 9 SUVR in the voxels that are filled would be more
+
+
 def test_a_gain_far_from_those_that_were_sampled_is_found():
     """Variances at 1.5 and 2, one of them off by a tenth, tell that errors of a variance of 0.36 need a gain of 0.6."""
     variances = (torch.full((4, 3), value).double() for value in (0.9 * 1.5**2, 2.0**2))
     moments = [Moments(torch.ones(4), torch.full((4, 3), 0.36).double(), each) for each in variances]
     flow = SimpleNamespace(spread=None)
     assert _best_region_gain(flow, (1.5, 2.0), moments, torch.arange(4)) == pytest.approx(0.6, rel=0.01)
+    moments[0].errors[1:, 0] = torch.nan
+    assert _best_region_gain(flow, (1.5, 2.0), moments, torch.arange(4)) == pytest.approx(0.6, rel=0.01)
+    moments[0].errors.fill_(torch.nan)
+    assert _best_region_gain(flow, (1.5, 2.0), moments, torch.arange(4)) == 1
 
 
 def gain_of(values):

@@ -28,6 +28,17 @@ def test_a_share_is_held_out():
     assert explained_share(told, np.full((60, 1), 2.0), folds) is None
 
 
+def test_visits_of_a_person_do_not_choose_the_ridge():
+    """Five visits of 40 people tell of their age what one visit of each does."""
+    rng = np.random.default_rng(0)
+    ages = rng.normal(size=40)
+    people = rng.normal(size=(40, 16)) + 0.7 * ages[:, None] * (np.arange(16) < 4)
+    subjects = np.repeat(np.arange(40), 5)
+    visits = people[subjects] + 0.1 * rng.normal(size=(200, 16))
+    once = explained_share(people, ages[:, None], np.arange(40) % 4)
+    assert explained_share(visits, ages[subjects, None], subjects % 4) == pytest.approx(once, abs=0.1)
+
+
 @pytest.mark.parametrize("told", [0.0, 0.5])
 def test_latents_tell_what_the_size_of_the_residual_tells(told):
     """A finer level tells a side value that changes the size of the target's details, and else nothing."""

@@ -55,8 +55,8 @@ class Toy(Objective):
 class Preempted(Toy):
     """A toy that receives SIGTERM at the `at`-th training call, as from a scheduler."""
 
-    def __init__(self, at):
-        super().__init__()
+    def __init__(self, at, **options):
+        super().__init__(**options)
         self.at = at
 
     def forward(self, batch):
@@ -369,6 +369,19 @@ def test_patience_counts_from_the_release_of_a_frozen_part(train, quick, frozen,
     model = Toy(good=2)
     _, history = train(model, config=patient, steps=40, frozen=frozen)
     assert (history.best_step, history.entries[-1]["step"], model.calls) == (4, last, last)
+
+
+def test_patience_is_asked_at_validations_alone_also_after_sigterm(train, quick):
+    """After the release at step 6, patience has run out at step 14, which is no validation: step 16 is the next."""
+    patient = quick.model_copy(update={"patience": 2, "validate_every": 4})
+    options = {"config": patient, "steps": 40, "frozen": 0.15}
+    weights, history = train(Toy(good=1), folder="uninterrupted", **options)
+    assert history.entries[-1]["step"] == 16
+    with pytest.raises(StoppedError, match="SIGTERM after step 15"):
+        train(Preempted(15, good=1), **options)
+    resumed, resumed_history = train(Toy(), **options)
+    assert_same(resumed, weights)
+    assert untimed(resumed_history) == untimed(history)
 
 
 def test_a_full_disk_loses_a_state_but_not_the_training(train, tmp_path, capsys):

@@ -51,3 +51,16 @@ def test_validation_runs_in_float32(objective, held_out):
         with torch.autocast("cpu", dtype=torch.bfloat16):
             assert terms["nll"] != float(objective(Batch(*inputs))["nll"])
     assert terms["round_trip"] < 1e-4
+
+
+def test_only_voxels_that_a_target_shows_are_scored(objective, held_out):
+    """Elsewhere it holds the mean of other people."""
+    item = held_out[0]
+    lowest = torch.arange(16)[:, None, None] < 5
+    seen, target = item["mask"] & ~lowest, torch.where(lowest, 9.0, item["target"])
+    terms = validate(objective, PairDataset([{**item, "target": target, "shown": seen}]), 1)
+    with torch.no_grad():
+        image = objective.point_estimate(item["source"][None], item["side"][None])[0].float()
+    assert terms["mae"] == pytest.approx(float((image - item["target"])[seen].abs().mean()), rel=1e-5)
+    expected = torch.corrcoef(torch.stack([image[seen], item["target"][seen]]))[0, 1]
+    assert terms["pearson_r"] == pytest.approx(float(expected), rel=1e-4)
