@@ -159,7 +159,12 @@ def configurations() -> list[bytes]:
     """Short configurations with nested sections."""
     sections = {
         "study": {"name": "s", "side": ["age"], "results": "out"},
-        "preprocess": {"shape": [8, 8, 8], "spacing_mm": 4.0, "scanner_resolution_mm": {"a": 5.5}},
+        "preprocess": {
+            "shape": [8, 8, 8],
+            "spacing_mm": 4.0,
+            "pet_resolution_mm": 8.0,
+            "scanner_resolution_mm": {"a": 5.5},
+        },
         "model": {"preset": "dualflow", "options": {"steps": [1, 1, 1]}},
         "split": {"validation": 0.1, "folds": "leave-one-out"},
     }
