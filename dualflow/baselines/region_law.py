@@ -18,8 +18,8 @@ from dualflow.flows.rng import standard_noise, uniform_noise
 
 DIRECTIONS = (2, 4)
 """Candidate numbers of leading principal components that the mixture describes jointly."""
-SCANS_PER_COMPONENT = 10
-"""Least number of scans for each component."""
+PEOPLE_PER_COMPONENT = 10
+"""Least number of people for each component."""
 STARTS, ITERATIONS = 3, 50
 """Starting points of the mixture's fit, and iterations of L-BFGS from each."""
 PRIOR_PEOPLE = 3.0
@@ -62,28 +62,29 @@ class RegionLaw(nn.Module):
         self.register_buffer("gate", torch.zeros(components, 1 + features))
         self._keep(*_single(self.directions, features))
 
-    def fit(self, errors: Tensor, features: Tensor, folds: Sequence[int]) -> None:
+    def fit(self, errors: Tensor, features: Tensor, folds: Sequence[int], people: Sequence[str] | None = None) -> None:
         """Fit the law; held-out likelihood chooses the numbers of components and of directions d.
 
-        Each component needs SCANS_PER_COMPONENT scans, and a scan outside each fold.
+        Each component needs PEOPLE_PER_COMPONENT people, and a scan outside each fold.
 
         Args:
-            errors: standardised errors of the training people, `[N, R]`.
+            errors: standardised errors of the training scans, `[N, R]`.
             features: `[N, F]`, complete.
-            folds: cross-fitting fold of each person.
+            folds: cross-fitting fold of each scan.
+            people: the person of each scan; None if all differ.
         """
-        fold = torch.tensor(folds)
+        fold, person = torch.tensor(folds), np.unique(people or range(len(folds)), return_inverse=True)[1]
         outside_all = len(folds) - int(fold.bincount().max())
-        most = min(self.components, len(folds) // SCANS_PER_COMPONENT, outside_all)
+        most = min(self.components, len(set(person)) // PEOPLE_PER_COMPONENT, outside_all)
         mixtures = [(count, size) for count in range(2, most + 1) for size in DIRECTIONS if size <= errors.shape[1]]
         scores = dict.fromkeys([(1, self.directions), *mixtures], 0.0)
         for held_out in sorted(set(folds)) if mixtures else []:
             inside, outside = fold != held_out, fold == held_out
-            self._fit_gaussian(errors[inside])
+            self._fit_gaussian(errors[inside], person[inside.numpy()])
             for choice in scores:
                 self._fit_components(errors[inside], features[inside], *choice)
                 scores[choice] += float(self.log_prob(errors[outside], features[outside]).sum())
-        self._fit_gaussian(errors)
+        self._fit_gaussian(errors, person)
         self._fit_components(errors, features, *max(scores, key=scores.__getitem__))
 
     def covariance(self) -> Tensor:
@@ -114,10 +115,15 @@ class RegionLaw(nn.Module):
         t[:, : self.directions] = leading + means[0, component]
         return (t * self.deviations) @ self.vectors.T
 
-    def _fit_gaussian(self, errors: Tensor) -> None:
-        from sklearn.covariance import LedoitWolf
+    def _fit_gaussian(self, errors: Tensor, person: NDArray[np.intp]) -> None:
+        """Fit the covariance: people have one weight each, and one scan of each tells how far it is shrunk."""
+        from sklearn.covariance import ledoit_wolf_shrinkage, shrunk_covariance
 
-        covariance = torch.from_numpy(LedoitWolf(assume_centered=True).fit(errors.double().numpy()).covariance_)
+        scans, (_, first, index, visits) = errors.double().numpy(), np.unique(person, True, True, True)
+        weights = 1 / visits[index]
+        empirical = (weights[:, None] * scans).T @ scans / weights.sum()
+        shrinkage = ledoit_wolf_shrinkage(scans[first], assume_centered=True)
+        covariance = torch.from_numpy(shrunk_covariance(empirical, shrinkage))
         values, vectors = torch.linalg.eigh(covariance)
         self.deviations.copy_(values.flip(0).clamp_min(1e-8).sqrt())
         self.vectors.copy_(with_fixed_signs(vectors.flip(1)))

@@ -138,7 +138,7 @@ class ResidualLaw(nn.Module):
                 self.voxel_scale, features, torch.stack([values.mean() for values in within]), folds
             )
         side = torch.cat([known_side(r.side[None], r.error, self.side_features) for r in residuals])
-        self._fit_regions(means / region_scales[:, None], known, side, folds)
+        self._fit_regions(means / region_scales[:, None], known, side, folds, [r.person for r in residuals])
         self._fit_field(residuals, means, voxel_scales, (region_scales / voxel_scales).square().mean())
 
     def region_means(self, field: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -213,7 +213,9 @@ class ResidualLaw(nn.Module):
         seen, unseen = (self._sizes(part[part > 0].long() - 1) for part in labels)
         return unseen <= (1 - MINIMUM_SHOWN) * (seen + unseen)
 
-    def _fit_regions(self, means: Tensor, known: Tensor, side: Tensor, folds: Sequence[int]) -> None:
+    def _fit_regions(
+        self, means: Tensor, known: Tensor, side: Tensor, folds: Sequence[int], people: Sequence[str]
+    ) -> None:
         """Fit standard deviation and law of the region means `[N, R]`, divided by the people's scales.
 
         The law takes unknown means as independent of the known ones: it has no error of 0 where nothing was measured.
@@ -223,7 +225,7 @@ class ResidualLaw(nn.Module):
         shrunk = (squares.sum(dim=0) + PRIOR_PEOPLE * average) / (known.sum(dim=0) + PRIOR_PEOPLE)
         self.region_deviation.copy_(shrunk.clamp_min(1e-12).sqrt())
         noise = standard_noise(tuple(means.shape), means, torch.Generator().manual_seed(0))
-        self.regions.fit(torch.where(known, means / self.region_deviation, noise), side, folds)
+        self.regions.fit(torch.where(known, means / self.region_deviation, noise), side, folds, people)
 
     def _fit_field(self, residuals: Iterable[Residual], means: Tensor, scales: Tensor, share: Tensor) -> None:
         """Fit correlation and deviation of the field, such that the variances of both parts add up to the error's.

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dualflow.flows.regression_scans import Pairs, shown
 from dualflow.flows.voxel_features import blur
+from dualflow.layout import Scan
 
 SMOOTHING = (0.5, 0.8, 1.2, 1.8, 2.7)
 """Candidate widths, in voxels, of the smoothing of a spread map."""
@@ -18,7 +19,7 @@ PRIOR_PEOPLE = 2.0
 
 
 class Residual(NamedTuple):
-    """Errors of one training person.
+    """Errors of one training scan.
 
     Attributes:
         error: target minus a mean fitted without this person, `[1, D, H, W]`.
@@ -26,6 +27,7 @@ class Residual(NamedTuple):
         source: `[C or 2C, D, H, W]`.
         side: `[S]`, NaN where unknown.
         fold: index of the cross-fitting fold.
+        person: label of the person; each has one or several scans.
         unseen: voxels of the brain that the target does not show, `[1, D, H, W]`, bool; None if it shows all.
     """
 
@@ -34,6 +36,7 @@ class Residual(NamedTuple):
     source: Tensor
     side: Tensor
     fold: int
+    person: str
     unseen: Tensor | None = None
 
 
@@ -55,7 +58,8 @@ class ResidualScans:
             seen = shown(pair)
             error = torch.where(seen, pair["target"] - image, 0.0)
             unseen = pair["mask"] & ~seen if "shown" in pair else None
-            yield Residual(error, seen, pair["source"], pair["side"], fold, unseen)
+            person = Scan.parse(pair["scan"]).subject if "scan" in pair else str(index)
+            yield Residual(error, seen, pair["source"], pair["side"], fold, person, unseen)
 
 
 def spread_map(residuals: Iterable[Residual], scales: Tensor | None = None) -> Tensor:

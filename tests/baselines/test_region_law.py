@@ -75,3 +75,20 @@ def test_the_density_integrates_to_one():
     points = wide.sample((20_000,))
     ratio = (law.log_prob(points, torch.ones(len(points), 1)) - wide.log_prob(points)).exp()
     assert float(ratio.mean()) == pytest.approx(1.0, abs=0.05)
+
+
+def test_visits_of_a_person_are_no_more_people():
+    """Equal visits leave the law as it is. Of different ones, one of each person tells how far the law is shrunk."""
+    errors, patient, folds = subtypes(25)
+    once, twice, uneven = (RegionLaw(6, 1, components=3) for _ in range(3))
+    once.fit(errors, patient, folds)
+    visits = torch.tensor([person for person in range(25) for _ in range(1 + person % 3)])
+    people = [f"P{person}" for person in range(25)]
+    twice.fit(errors.repeat(2, 1), patient.repeat(2, 1), folds * 2, people * 2)
+    uneven.fit(errors[visits], patient[visits], [folds[i] for i in visits], [people[i] for i in visits])
+    for law in (twice, uneven):
+        torch.testing.assert_close(law.covariance(), once.covariance(), rtol=1e-4, atol=1e-5)
+        assert (law.gate[:, 0] > -1000).sum() <= 2  # as many components as 25 people allow
+    alone = RegionLaw(6, 1)
+    alone.fit(errors[visits], patient[visits], [folds[i] for i in visits])
+    assert not torch.allclose(alone.covariance(), once.covariance(), rtol=1e-2)
