@@ -114,7 +114,10 @@ class ResidualLaw(nn.Module):
         Raises:
             DataError: there are no residuals.
         """
-        folds = [residual.fold for residual in residuals]
+        folds, people = [], []
+        for residual in residuals:
+            folds.append(residual.fold)
+            people.append(residual.person)
         if not folds:
             raise DataError("no training pairs; check the split and the list of quarantined scans")
         masks = sum(residual.mask[0].float() for residual in residuals)
@@ -138,7 +141,7 @@ class ResidualLaw(nn.Module):
                 self.voxel_scale, features, torch.stack([values.mean() for values in within]), folds
             )
         side = torch.cat([known_side(r.side[None], r.error, self.side_features) for r in residuals])
-        self._fit_regions(means / region_scales[:, None], known, side, folds, [r.person for r in residuals])
+        self._fit_regions(means / region_scales[:, None], known, side, folds, people)
         self._fit_field(residuals, means, voxel_scales, (region_scales / voxel_scales).square().mean())
 
     def region_means(self, field: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -173,28 +173,20 @@ def sampled_moments(flow: DualFlow, pairs: PairDataset, weights: Tensor) -> Mome
     Errors are those around the samples' mean, less the variance that it adds. A variance of few samples is raised so
     that its inverse is right on average. Every call draws the same noise. `weights` `[R, D, H, W]` gives region means.
     """
-    rows = []
+    rows, weights = [], weights.flatten(1)
     for index, (_, condition) in enumerate(conditioned_batches(flow, pairs, 1)):
         samples = fixed_samples(flow, condition, seed=index).flatten(1)
         target = pairs[index]["target"].to(samples.device).flatten()
         errors, variances = _errors_and_variances(target, samples)
         seen = condition.inside.cpu() & shown(pairs[index])
         voxels = (errors / variances)[seen.to(errors.device).flatten()].mean()
-        seen_weights, is_shown = _weights_of_shown(weights, pairs[index])
-        errors, variances = _errors_and_variances(seen_weights @ target, samples @ seen_weights.T)
-        rows.append(Moments(voxels, torch.where(is_shown, errors, torch.nan), variances))
+        # Elsewhere the target holds the mean of other people, whose error would tell nothing about this one.
+        known = (shown(pairs[index]) | ~pairs[index]["mask"]).to(target).flatten()
+        shares = (known @ weights.T) / (torch.ones_like(known) @ weights.T).clamp_min(1e-12)
+        targets, sampled = (known * values @ weights.T / shares.clamp_min(1e-12) for values in (target, samples))
+        errors, variances = _errors_and_variances(targets, sampled)
+        rows.append(Moments(voxels, torch.where(shares >= MINIMUM_SHOWN, errors, torch.nan), variances))
     return Moments(*(torch.stack(part).cpu().double() for part in zip(*rows, strict=True)))
-
-
-def _weights_of_shown(weights: Tensor, pair: Item) -> tuple[Tensor, Tensor]:
-    """Return the weights `[R, V]` of region means over what a target shows, and whether it shows enough of each region.
-
-    Elsewhere the target holds the mean of other people, whose error would tell nothing about this one.
-    """
-    flat = weights.flatten(1)
-    seen = (shown(pair) | ~pair["mask"]).to(weights.device).flatten()
-    shares = (flat * seen).sum(dim=1) / flat.sum(dim=1)
-    return flat * seen / shares.clamp_min(1 - MINIMUM_SHOWN)[:, None], shares >= MINIMUM_SHOWN
 
 
 def fixed_samples(flow: DualFlow, condition: Condition, seed: int) -> Tensor:
