@@ -24,11 +24,12 @@ _LOG_EVERY_S = 20.0
 class Progress:
     """Counts `done` of `total` under a label and shows the count at most twice a second; see `progress`."""
 
-    def __init__(self, label: str, total: int) -> None:
+    def __init__(self, label: str, total: int, *, visible: bool = True) -> None:
         self.label, self.total, self.done, self.note = label, total, 0, ""
+        self._visible = visible
         self._started = self._shown = self._logged = time.monotonic()
         self._folder = os.environ.get(PROGRESS_FOLDER)
-        self._live = None if self._folder or not sys.stderr.isatty() else _live_bar(label, total)
+        self._live = _live_bar(label, total) if visible and not self._folder and sys.stderr.isatty() else None
         self._show(force=True)
 
     def advance(self, count: int = 1, note: str = "") -> None:
@@ -45,7 +46,7 @@ class Progress:
 
     def _show(self, force: bool = False) -> None:
         now = time.monotonic()
-        if not force and now - self._shown < _EVERY_S:
+        if not self._visible or (not force and now - self._shown < _EVERY_S):
             return
         self._shown = now
         if self._live is not None:
@@ -93,9 +94,9 @@ def _live_bar(label: str, total: int) -> tuple[Bars, TaskID]:
 
 
 @contextmanager
-def progress(label: str, total: int) -> Iterator[Progress]:
-    """Show progress while the block runs."""
-    display = Progress(label, total)
+def progress(label: str, total: int, *, visible: bool = True) -> Iterator[Progress]:
+    """Show progress while the block runs; `visible` is False in all but one of the processes that share its work."""
+    display = Progress(label, total, visible=visible)
     try:
         yield display
     finally:

@@ -33,6 +33,15 @@ def test_an_early_end_is_logged(capsys):
     assert re.fullmatch(r"count: 2/5 after \d+ s loss 0\.1", capsys.readouterr().err.splitlines()[-1])
 
 
+def test_processes_that_share_the_work_show_it_once(folder, capsys):
+    """All but one count without lines and files."""
+    with progress("train", 2, visible=False) as bar:
+        bar.advance(2)
+    assert bar.done == 2
+    assert capsys.readouterr().err == ""
+    assert not list(folder.iterdir())
+
+
 def test_the_state_of_a_process_is_read_back(folder):
     """The newest state of each process is read; broken and incomplete files are ignored."""
     with progress("train", 4) as bar:

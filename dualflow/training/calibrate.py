@@ -39,6 +39,10 @@ MAX_PEOPLE = 20
 """Maximum number of people from each of validation and training; one number needs no more."""
 LOG_BOUND = 0.7
 """Largest absolute logarithm of a gain."""
+STEP = 0.175
+"""Logarithm of the gains of regions that are sampled, relative to one between them."""
+MAX_ROUNDS = 4
+"""Maximum number of pairs of such gains; most need one or two."""
 COSTLY = 0.02
 """Rise of the NLL, in nats per voxel, that a warning names."""
 TOLERANCE = 1e-5
@@ -81,8 +85,11 @@ def calibrate(
     weights = torch.zeros(1, *flow.shape, device=device_of(flow))
     if flow.base is not None:
         weights = region_weights(pairs, regions, 2**flow.spec.levels).to(weights)
-        facts["region_gain"] = _fit_region_gain(flow, flow.base.law, pairs, weights, groups)
-    voxel_gain = shrunk(partial(_voxel_gain, flow, sampled_moments(flow, pairs, weights)), groups)
+        gain, moments = _fit_region_gain(flow, flow.base.law, pairs, weights, groups)
+        facts["region_gain"] = gain
+    else:
+        moments = sampled_moments(flow, pairs, weights)
+    voxel_gain = shrunk(partial(_voxel_gain, flow, moments), groups)
     facts["nats_after"] = _nats(flow, scored, batch_size, voxel_gain)
     if isinstance(flow.spread, VoxelSpread):
         flow.spread.rescale(voxel_gain)
@@ -205,23 +212,27 @@ def _errors_and_variances(targets: Tensor, samples: Tensor) -> tuple[Tensor, Ten
 
 def _fit_region_gain(
     flow: DualFlow, law: SubspaceLaw, pairs: PairDataset, weights: Tensor, groups: Sequence[Tensor]
-) -> float:
-    """Set the gain of regions in place and return it: the one with the largest likelihood, shrunk.
+) -> tuple[float, Moments]:
+    """Set the gain of regions in place, the one with the largest likelihood, shrunk; return it and its moments.
 
     The gain of voxels scales the variances of regions too, so that each gain is tried with the best gain of voxels for
-    it. Variances are nearly linear in the square of the gain, so that those of two gains give the others; the second
-    pair of gains lies close to the result of the first.
+    it. Variances are nearly linear in the square of the gain, so that those of two gains give the others. While the
+    result is not between the two, they are sampled again, on both sides of it.
     """
     gain = 1.0
-    for width in (LOG_BOUND, LOG_BOUND / 4):
-        ends = gain * exp(-width), gain * exp(width)
+    for _ in range(MAX_ROUNDS):
+        ends = gain * exp(-STEP), gain * exp(STEP)
         moments = []
         for end in ends:
             law.gain.fill_(end)
             moments.append(sampled_moments(flow, pairs, weights))
         gain = shrunk(partial(_best_region_gain, flow, ends, moments), groups)
+        if ends[0] <= gain <= ends[1]:
+            break
     law.gain.fill_(gain)
-    return gain
+    share = min(max((gain**2 - ends[0] ** 2) / (ends[1] ** 2 - ends[0] ** 2), 0.0), 1.0)
+    low, high = moments
+    return gain, Moments(*(torch.lerp(first, last, share) for first, last in zip(low, high, strict=True)))
 
 
 def _best_region_gain(flow: DualFlow, ends: tuple[float, float], moments: Sequence[Moments], people: Tensor) -> float:

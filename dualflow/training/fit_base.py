@@ -32,8 +32,8 @@ MIN_VOXELS = 5
 """Smallest region or block whose mean is a direction, voxels."""
 MAX_BLOCKS = 96
 """Maximum number of blocks; each costs a backward pass, and a number for every latent."""
-GRADIENT_PEOPLE = 8
-"""Maximum number of scans whose gradients are averaged."""
+GRADIENT_PEOPLE = 4
+"""Maximum number of scans whose gradients are averaged; the mean of twice as many hardly differs."""
 GRADIENT_VOXELS = GRADIENT_PEOPLE * 48 * 56 * 48
 """Voxels of the scans that are decoded at once with gradients: all of them at 4 mm, one at 2 mm."""
 

@@ -27,7 +27,7 @@ WIDTHS = (0.7, 1.0, 1.5, 2.5, 4.0, 8.0)
 """Standard deviations of the smoothing of squared residuals that are compared, voxels."""
 NARROW = 0.7
 """Standard deviation of the smoothing of variances, voxels. Less smoothing lowers the likelihood of images."""
-SAMPLED = 64
+SAMPLED = 32
 """Maximum number of scans from which samples are drawn; their average variance needs no more."""
 BOUNDS = 0.5, 2.0
 """Smallest and largest factor of the map, relative to one factor for all voxels."""

@@ -23,7 +23,7 @@ FACTORS = (1.4, 1.0, 0.7, 0.5, 0.35, 0.25, 0.18, 0.12)
 """Factors that are compared; 1 is no change."""
 FIRST_LONG = 2
 """Index of the first term that is multiplied, of the lengths 0, 1.2, 2.5 and 6 voxels."""
-SCANS, BATCH = 16, 2
+SCANS, BATCH = 8, 2
 """Maximum number of scans whose likelihood is compared, and scans per pass."""
 
 

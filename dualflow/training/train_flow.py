@@ -17,6 +17,7 @@ from dualflow.flows.initialization import initialize_flow
 from dualflow.flows.model import DualFlow
 from dualflow.flows.source_objective import SourceObjective
 from dualflow.models.card import TrainingRecord
+from dualflow.progress import progress
 from dualflow.training.calibrate import calibrate, has_gains, warn_if_uncertain
 from dualflow.training.closed_form import subject_folds
 from dualflow.training.context import TrainingContext
@@ -78,11 +79,16 @@ def train_flow(
     ).fit()
     begin = perf_counter()
     folds = subject_folds(train)
-    pairs, whitening = refit_whitening(flow, prepared.train)
-    pairs, spread = refit_spread(flow, pairs, folds)
-    precision = context.config.precision
-    base = fit_base(flow, pairs, context.regions, folds, context.seed, precision=precision)
-    gains = calibrate(flow, validation, pairs, context.regions, context.config.batch_size)
+    with progress(f"{context.label}, calibration", 4, visible=context.group.is_main) as done:
+        pairs, whitening = refit_whitening(flow, prepared.train)
+        done.advance()
+        pairs, spread = refit_spread(flow, pairs, folds)
+        done.advance()
+        precision = context.config.precision
+        base = fit_base(flow, pairs, context.regions, folds, context.seed, precision=precision)
+        done.advance()
+        gains = calibrate(flow, validation, pairs, context.regions, context.config.batch_size)
+        done.advance()
     if context.group.is_main and has_gains(flow):
         warn_if_uncertain(gains, validation)
     pairs = pairs.with_scaled_spreads(gains.get("voxel_gain", 1.0))

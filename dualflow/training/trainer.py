@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import nullcontext
 from inspect import signature
 from math import ceil
 from typing import Any
@@ -91,7 +90,8 @@ class Trainer:
         last = start if is_validated and self._patience_exhausted(start) else self.steps
         rows = self.group.rows(config.batch_size)
         stream = batches(self.train, config.batch_size, last, context.seed, start, rows, Augment(config.augment))
-        display = progress(context.label, self.steps) if self.group.is_main else nullcontext(_NoProgress())
+        # The main process shows the progress of all.
+        display = progress(context.label, self.steps, visible=self.group.is_main)
         stop = StopRequest()
         with stop.listening(), display as bar:
             bar.advance(start)
@@ -261,13 +261,6 @@ class Trainer:
                     file=sys.stderr,
                 )
         self.group.wait()
-
-
-class _NoProgress:
-    """A progress display that shows nothing; the main process shows the progress of all."""
-
-    def advance(self, count: int = 1, note: str = "") -> None:
-        """Show nothing."""
 
 
 def to_batch(items: Item, device: torch.device) -> Batch:

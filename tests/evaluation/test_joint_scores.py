@@ -55,14 +55,14 @@ def test_energy_score_agrees_with_a_loop_over_pairs():
 def test_energy_score_is_unbiased_in_the_number_of_samples():
     """On average, 4 samples score like 400."""
     rng = np.random.default_rng(1)
-    truths = rng.normal(size=(3000, 4))
+    truths = rng.normal(size=(1000, 4))
     few = [scores(rng.normal(size=(4, 4)), truth)["energy_score"] for truth in truths]
-    many = [scores(rng.normal(size=(400, 4)), truth)["energy_score"] for truth in truths[:300]]
+    many = [scores(rng.normal(size=(400, 4)), truth)["energy_score"] for truth in truths[:150]]
     # For standard normal vectors E|X - y| - E|X - X'| / 2 is E|X - X'| / 2 on average.
     differences = rng.normal(size=(200_000, 4)) - rng.normal(size=(200_000, 4))
     expected = np.linalg.norm(differences, axis=1).mean() / 2
-    assert np.mean(few) == pytest.approx(expected, rel=0.03)
-    assert np.mean(many) == pytest.approx(expected, rel=0.06)
+    assert np.mean(few) == pytest.approx(expected, rel=0.04)
+    assert np.mean(many) == pytest.approx(expected, rel=0.08)
 
 
 def test_energy_score_sees_the_correlation_that_margins_do_not_show():

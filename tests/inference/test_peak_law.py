@@ -40,8 +40,8 @@ def test_normal_peaks_are_flagged_at_the_rate():
     rng = np.random.default_rng(0)
 
     def rate(people):
-        laws = [PeakLaw.fit(-1 / rng.normal(-0.28, 0.02, (people, 4))) for _ in range(400)]
-        fresh = -1 / rng.normal(-0.28, 0.02, (400, 20, 4))
+        laws = [PeakLaw.fit(-1 / rng.normal(-0.28, 0.02, (people, 4))) for _ in range(200)]
+        fresh = -1 / rng.normal(-0.28, 0.02, (200, 20, 4))
         flagged = [
             law.standardised(rows).max(axis=1) > law.threshold(0.02) for law, rows in zip(laws, fresh, strict=True)
         ]

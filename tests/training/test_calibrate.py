@@ -10,6 +10,7 @@ from dualflow.data.dataset import PairDataset
 from dualflow.training.calibrate import (
     Moments,
     _best_region_gain,
+    _fit_region_gain,
     calibrate,
     one_scan_each,
     sampled_moments,
@@ -69,7 +70,7 @@ def test_after_calibration_voxels_and_region_means_vary_as_much_as_they_err(
     calibrate(flow, of_many(pairs), PairDataset([]), None, 2)
     weights, gain, nats = region_weights(pairs, None, 4), float(flow.base.law.gain), []
     assert float(sampled_moments(flow, pairs, weights).voxels.mean()) == pytest.approx(1, abs=0.05)
-    for factor in (0.7, 1.0, 1.4):
+    for factor in (0.5, 1.0, 2.0):
         flow.base.law.gain.fill_(factor * gain)
         _, errors, variances = sampled_moments(flow, pairs, weights)
         shown = variances > 1e-9
@@ -107,6 +108,26 @@ def test_a_gain_far_from_those_that_were_sampled_is_found():
     assert _best_region_gain(flow, (1.5, 2.0), moments, torch.arange(4)) == pytest.approx(0.6, rel=0.01)
     moments[0].errors.fill_(torch.nan)
     assert _best_region_gain(flow, (1.5, 2.0), moments, torch.arange(4)) == 1
+
+
+@pytest.mark.parametrize(("wanted", "passes"), [(0.9, 2), (1.15, 2), (1.4, 4), (0.6, 4)])
+def test_a_gain_near_1_takes_two_passes(monkeypatch, wanted, passes):
+    """Samples whose variance is the squared gain; the voxels' moments are those at the gain that is set."""
+    law, sampled = SimpleNamespace(gain=torch.ones(())), []
+
+    def moments(*_):
+        gain = float(law.gain)
+        sampled.append(gain)
+        errors, variances = (torch.full((6, 3), value).double() for value in (wanted**2, gain**2))
+        return Moments(torch.full((6,), 2 - gain**2).double(), errors, variances)
+
+    monkeypatch.setattr("dualflow.training.calibrate.sampled_moments", moments)
+    flow, groups = SimpleNamespace(spread=None), [torch.arange(3), torch.arange(3, 6)]
+    gain, result = _fit_region_gain(flow, law, PairDataset([]), torch.ones(3, 1), groups)
+    assert gain == pytest.approx(wanted, rel=0.001)
+    assert float(law.gain) == pytest.approx(gain)
+    assert len(sampled) == passes
+    assert float(result.voxels[0]) == pytest.approx(2 - wanted**2, rel=0.01)
 
 
 def gain_of(values):

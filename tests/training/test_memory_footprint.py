@@ -104,7 +104,7 @@ def test_the_fit_after_the_last_step_counts():
 
 @pytest.mark.parametrize(
     ("size", "at_once"),
-    [({}, 8), ({"steps": [3, 3], "hidden": [32, 32]}, 8), ({"steps": [3, 3], "hidden": [32, 32]}, 2)],
+    [({}, 4), ({"steps": [3, 3], "hidden": [32, 32]}, 4), ({"steps": [3, 3], "hidden": [32, 32]}, 2)],
 )
 def test_the_end_is_the_measured_peak_of_the_base(monkeypatch, size, at_once):
     """Directions of a real flow, from 8 blocks and 24 regions, take about as much as forecast.
