@@ -61,8 +61,8 @@ def test_energy_score_is_unbiased_in_the_number_of_samples():
     # For standard normal vectors E|X - y| - E|X - X'| / 2 is E|X - X'| / 2 on average.
     differences = rng.normal(size=(200_000, 4)) - rng.normal(size=(200_000, 4))
     expected = np.linalg.norm(differences, axis=1).mean() / 2
-    assert np.mean(few) == pytest.approx(expected, rel=0.04)
-    assert np.mean(many) == pytest.approx(expected, rel=0.08)
+    assert np.mean(few) == pytest.approx(expected, rel=0.03)
+    assert np.mean(many) == pytest.approx(expected, rel=0.06)
 
 
 def test_energy_score_sees_the_correlation_that_margins_do_not_show():
