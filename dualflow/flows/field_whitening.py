@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import product
 
 import torch
@@ -182,19 +183,31 @@ def _neighbours(volume: Tensor, lattice: int, group: int) -> Iterator[Tensor]:
     """Yield each neighbour of a group's voxels, `[N, C, d, h, w]`; 0 beyond the grid."""
     spacing = 1 << lattice
     padded = F.pad(volume[:, :, ::spacing, ::spacing, ::spacing], (REACH,) * 6)
-    for offset in OFFSETS[group]:
-        places = zip(PARITIES[group], offset, padded.shape[2:], strict=True)
-        # Slices, not windows: the gradient of a window is as large as all of them.
-        d, h, w = (slice(REACH + parity + step, size - REACH + step, 2) for parity, step, size in places)
-        yield padded[:, :, d, h, w]
+    for place in _places(group, padded.shape[2:]):
+        yield padded[place]
+
+
+@lru_cache(maxsize=256)  # on small grids, making the slices takes as long as the sums
+def _places(group: int, padded: torch.Size) -> list[tuple[slice, ...]]:
+    """Return where the neighbours of a group's voxels are in a lattice of a padded size.
+
+    Slices, not windows: the gradient of a window is as large as all of them.
+    """
+    return [
+        (slice(None), slice(None), *(
+            slice(REACH + parity + step, size - REACH + step, 2)
+            for parity, step, size in zip(PARITIES[group], offset, padded, strict=True)
+        ))
+        for offset in OFFSETS[group]
+    ]  # fmt: skip
 
 
 def _predicted(x: Tensor, weights: Tensor, lattice: int, group: int) -> Tensor:
     """Return the kriging prediction of a group's voxels, `[N, C, d, h, w]`, by weights `[N, NEIGHBOURS + 1, V]`."""
     total = torch.zeros_like(_members(x, lattice, group))
     rows = weights.view(*weights.shape[:2], 1, *total.shape[2:])
-    for index, neighbour in enumerate(_neighbours(x, lattice, group)):
-        total.addcmul_(rows[:, index], neighbour)
+    for weight, neighbour in zip(rows.unbind(1), _neighbours(x, lattice, group), strict=False):
+        total.addcmul_(weight, neighbour)
     return total
 
 
