@@ -302,27 +302,45 @@ def run_and_kill(folder, results, pattern, kill):
 
 def test_a_killed_run_ends_with_its_steps_and_resumes(workspace, tmp_path):
     """However a run ends during a training, its steps end too, and the last run has the same weights."""
-    shutil.copytree(workspace / "results", tmp_path / "results")
+    for folder in ("results", ".snakemake"):
+        shutil.copytree(workspace / folder, tmp_path / folder)
+    write_config(tmp_path, TINY)
     results = tmp_path / "results/tiny"
-    expected = (results / "models/dualflow/seed-0/model.safetensors").read_bytes()
-    for folder in ("models", "manifests/train", "manifests/evaluate", "metrics"):
-        shutil.rmtree(results / folder)
-    for step in ("convert", "report", "check"):
-        (results / f"manifests/{step}.json").unlink()
-    write_config(tmp_path, TINY | {"baselines": {"models": ["mean_image"]}})
+    model, manifest = results / "models/dualflow", results / "manifests/train/dualflow_seed-0.json"
+    expected = (model / "seed-0/model.safetensors").read_bytes()
     states = "models/dualflow/seed-0/state-*"
-    _, output = run_and_kill(tmp_path, results, states, "Snakemake alone")
-    assert ".snakemake has no record of the values of" in output
-    for folder in ("models", "manifests/train"):  # the training may have ended before its parent's end was noticed
-        shutil.rmtree(results / folder, ignore_errors=True)
+
+    def forget_training():
+        shutil.rmtree(model, ignore_errors=True)
+        manifest.unlink(missing_ok=True)
+
+    forget_training()
+    run_and_kill(tmp_path, results, states, "Snakemake alone")
+    forget_training()  # it may have ended before its parent's end was noticed
     stopped, output = run_and_kill(tmp_path, results, states, "SIGTERM to the run")
     assert stopped == 130, output
     assert "unlocked: the run of process" in output
     run_and_kill(tmp_path, results, "manifests/train/dualflow_seed-0.json", "the group")
     done = run(tmp_path, "--", "--until", "train")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert (results / "models/dualflow/seed-0/model.safetensors").read_bytes() == expected
+    assert (model / "seed-0/model.safetensors").read_bytes() == expected
     assert not list(results.rglob(".tmp-*"))
+
+
+def test_finished_steps_are_checked_again_without_snakemakes_record(workspace, tmp_path):
+    """A copy of the results alone keeps its volumes, and its index is the same."""
+    shutil.copytree(workspace / "results", tmp_path / "results")
+    write_config(tmp_path, TINY)
+    results = tmp_path / "results/tiny"
+    kept = list((results / "bids").rglob("*.nii.gz"))
+    written = [file.stat().st_mtime_ns for file in kept]
+    table = (results / "index/pairs.tsv").read_bytes()
+    done = run(tmp_path, "--", "--until", "index")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert ".snakemake has no record of the values of" in done.stdout
+    assert "index: " in done.stdout
+    assert written == [file.stat().st_mtime_ns for file in kept]
+    assert (results / "index/pairs.tsv").read_bytes() == table
 
 
 def test_damage_is_repaired_by_the_same_command(workspace, tmp_path):
