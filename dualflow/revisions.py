@@ -10,7 +10,7 @@ REVISIONS = {
     "index": 4,
     "preprocess": 2,
     "qc": 2,
-    "train": 7,
+    "train": 8,
     "evaluate": 6,
     "convert": 1,
     "impute": 2,

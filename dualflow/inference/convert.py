@@ -137,12 +137,14 @@ class Converter:
     ) -> tuple[Verdict, dict[str, Path]]:
         """Judge a scan, and convert it unless it is refused."""
         scan = Scan.parse(item["scan"])
-        source, mask = item["source"][0].numpy(), item["mask"][0].numpy()
+        mask = item["mask"][0].numpy()
         preprocessed = PreprocessedScan.from_manifest(self.layout, scan)
         record = preprocessed.record()
         with clock("verdict"):
-            encoder = self.predictor.card.side
-            verdict = judge_input(self.reference, encoder, source, mask, input_figures(record), side)
+            card = self.predictor.card
+            names = (card.study.source, *card.study.extra_sources)
+            sources = dict(zip(names, item["source"].numpy(), strict=False))  # the detail of each may follow
+            verdict = judge_input(self.reference, card.side, sources, mask, input_figures(record), side)
         if verdict.outcome is Outcome.REFUSED and not self.force:
             return verdict, {}
         with clock("predict"):

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -112,14 +113,14 @@ class Reference:
     """What a model's training scans look like.
 
     Attributes:
-        typicality: of their preprocessed source.
-        registration: figures of its registration with the template.
-        voxel_mm: largest voxel edge of their source.
+        typicality: of their preprocessed sources, by modality, the main source first.
+        registration: figures of the main source's registration with the template.
+        voxel_mm: largest voxel edge of the main source.
         output: figures of their predictions.
         scans: number of training scans.
     """
 
-    typicality: Typicality
+    typicality: dict[str, Typicality]
     registration: FigureRanges
     voxel_mm: float
     output: FigureRanges
@@ -138,7 +139,11 @@ class Reference:
             seed: seed of the samples.
         """
         items = training.items
-        typicality = fit_typicality(training, predictor.card.preprocess.spacing_mm)
+        study, spacing_mm = predictor.card.study, predictor.card.preprocess.spacing_mm
+        names = (study.source, *study.extra_sources)
+        typicality = {
+            name: fit_typicality(training, spacing_mm, channel, RATE / len(names)) for channel, name in enumerate(names)
+        }
         chosen = items[:: -(-len(items) // SCANS)]
         outputs = []
         for item in chosen:
@@ -153,8 +158,13 @@ class Reference:
 
     def save(self, folder: Path) -> tuple[str, list[Path]]:
         """Write the reference into a model's folder; return the digest for its card, and the files."""
-        arrays, rest = self.typicality.to_state()
-        tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+        states = {name: typicality.to_state() for name, typicality in self.typicality.items()}
+        main, *further = states
+        tensors = {
+            _prefix(name, main) + part: torch.from_numpy(np.ascontiguousarray(array))
+            for name, (arrays, _) in states.items()
+            for part, array in arrays.items()
+        }
         save_tensors(folder / REFERENCE_TENSORS, tensors)
         content = {
             "format": 1,
@@ -164,7 +174,8 @@ class Reference:
             "voxel_mm": self.voxel_mm,
             "registration": asdict(self.registration),
             "output": asdict(self.output),
-            "typicality": rest,
+            "typicality": states[main][1],
+            "further_sources": {name: states[name][1] for name in further},
         }
         commit_text(folder / REFERENCE, json.dumps(content, indent=2) + "\n")
         return sha256(folder / REFERENCE), [folder / REFERENCE_TENSORS, folder / REFERENCE]
@@ -188,8 +199,10 @@ def load_reference(folder: Path, card: ModelCard) -> Reference | None:
         state = load_file(tensors)
         check_finite(tensors, state)
         arrays = {name: tensor.numpy() for name, tensor in state.items()}
+        main = card.study.source
+        rests = {main: content["typicality"], **content.get("further_sources", {})}  # those of older models lack it
         return Reference(
-            Typicality.from_state(arrays, content["typicality"]),
+            {name: Typicality.from_state(_part(arrays, _prefix(name, main)), rest) for name, rest in rests.items()},
             FigureRanges(**content["registration"]),
             float(content["voxel_mm"]),
             FigureRanges(**content["output"]),
@@ -201,16 +214,32 @@ def load_reference(folder: Path, card: ModelCard) -> Reference | None:
         raise CheckpointError(f"{path}: cannot be read ({error}); copy the folder again, or train again") from error
 
 
-def fit_typicality(training: PairDataset, spacing_mm: float) -> Typicality:
-    """Fit typicality to the main source of training scans.
+def _prefix(source: str, main: str) -> str:
+    """What the names of a source's tensors begin with."""
+    return "" if source == main else f"{source}/"
+
+
+def _part(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+
+def fit_typicality(training: PairDataset, spacing_mm: float, channel: int = 0, rate: float = RATE) -> Typicality:
+    """Fit typicality to a source of training scans.
 
     Figures of the registration stay apart: their long tails would raise the threshold of all detectors.
+
+    Args:
+        training: the training scans.
+        spacing_mm: spacing of the model grid.
+        channel: of the source, 0 for the main one.
+        rate: share of typical scans that may be refused.
     """
     return Typicality.fit(
-        [item["source"][0].numpy() for item in training.items],
+        [item["source"][channel].numpy() for item in training.items],
         [item["mask"][0].numpy() for item in training.items],
         spacing_mm=spacing_mm,
         subjects=training.subjects,
+        rate=rate,
     )
 
 

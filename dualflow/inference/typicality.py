@@ -79,7 +79,7 @@ class Typicality:
         peak_law: distribution of its peaks in people without lesions.
         calibration: median and 90 % quantile of the training people's scores, by detector.
         threshold: largest typicality that is not refused.
-        rate: share of typical scans that the threshold refuses; above RATE with fewer than 1 / RATE people.
+        rate: share of typical scans that the threshold refuses; above that asked for with few people.
     """
 
     spacing_mm: float
@@ -100,6 +100,7 @@ class Typicality:
         *,
         spacing_mm: float,
         subjects: Sequence[str],
+        rate: float = RATE,
     ) -> Self:
         """Fit the training scans.
 
@@ -108,6 +109,7 @@ class Typicality:
             masks: brain masks of that size.
             spacing_mm: spacing of the model grid.
             subjects: subject of each scan.
+            rate: share of typical scans that may be refused.
 
         Raises:
             DataError: there are fewer than MIN_PEOPLE subjects.
@@ -120,7 +122,7 @@ class Typicality:
         scores = _cross_fitted(people, folds)
         calibration = {name: limits for name, values in scores.items() if (limits := _limits(values)) is not None}
         z = np.stack([_standardised(scores[name], *limits) for name, limits in calibration.items()])
-        threshold, rate = conformal_threshold(largest_by_subject(np.nanmax(z, axis=0), subjects), RATE)
+        threshold, attained = conformal_threshold(largest_by_subject(np.nanmax(z, axis=0), subjects), rate)
         images, insides = (np.stack([getattr(one, name) for one in people]) for name in ("image", "inside"))
         lesion_map, peaks = LesionMap.fit(images, insides, folds, spacing_mm * map_factor(spacing_mm))
         first = np.sort(np.unique(np.asarray(subjects), return_index=True)[1])  # a scan of each subject
@@ -134,7 +136,7 @@ class Typicality:
             PeakLaw.fit(peaks[first]),
             calibration,
             threshold,
-            rate,
+            attained,
         )
 
     def score(self, source: Singles, mask: Bools) -> Score:

@@ -1,6 +1,6 @@
 """Verdict on a scan: ok, review, or refused, with the reasons and every figure behind them.
 
-The preprocessed source, its registration and the side information are judged before the conversion, the prediction
+The preprocessed sources, the registration and the side information are judged before the conversion, the prediction
 after it. Each check compares figures with what the model's training scans have.
 """
 
@@ -81,7 +81,7 @@ class Verdict:
 def judge_input(
     reference: Reference | None,
     encoder: SideEncoder,
-    source: Singles,
+    sources: Mapping[str, Singles],
     mask: Bools,
     figures: Mapping[str, float],
     side: Mapping[str, Any],
@@ -91,24 +91,45 @@ def judge_input(
     Args:
         reference: what the training scans look like; None, as of a model without one, leaves out its checks.
         encoder: the model's side columns.
-        source: preprocessed source `[D, H, W]`.
+        sources: preprocessed sources `[D, H, W]` by modality, the main one first.
         mask: brain `[D, H, W]`.
         figures: `imaging.input_figures` of the scan.
         side: raw side values by column; None or NaN if unknown.
     """
-    verdict = Verdict((*_turned(figures), *_side_findings(encoder, side)), figures)
+    header = (*_turned(figures), *_side_findings(encoder, side))
     if reference is None:
-        return verdict
-    score = reference.typicality.score(source, mask)
+        return Verdict(header, figures)
+    verdict, main = Verdict((*header, *_resolution(reference, figures))), next(iter(sources))
+    scores = {
+        "" if name == main else name: typicality.score(sources[name], mask)
+        for name, typicality in reference.typicality.items()
+    }
+    for name, score in scores.items():
+        verdict |= _judge_score(score, name)
+    misfit = _unusual(reference.registration, figures, "", "of its registration with the template")
+    detectors = {_named(f"z_{part}", name): z for name, score in scores.items() for part, z in score.z.items()}
+    return verdict | Verdict(tuple(misfit), {**figures, **detectors})
+
+
+def _judge_score(score: Score, source: str) -> Verdict:
+    """Judge a source by its score; the main one has no name."""
     # In a scan of another kind, the lesion map has no meaning.
     has_lesion = score.flagged and not score.refused
-    unlike = [_typicality(score)] if score.refused else [_lesion(score)] if has_lesion else []
-    misfit = _unusual(reference.registration, figures, "", "of its registration with the template")
-    findings = (*verdict.findings, *_resolution(reference, figures), *unlike, *misfit)
-    scores = {"typicality": score.typicality, "typicality_threshold": score.threshold}
-    scores |= {"lesion": score.lesion, "lesion_threshold": score.lesion_threshold}
-    detectors = {f"z_{name}": value for name, value in score.z.items()}
-    return Verdict(findings, {**scores, **figures, **detectors}, score.lesion_map if has_lesion else None)
+    findings = [_typicality(score, source)] if score.refused else [_lesion(score, source)] if has_lesion else []
+    figures = {
+        "typicality": score.typicality,
+        "typicality_threshold": score.threshold,
+        "lesion": score.lesion,
+        "lesion_threshold": score.lesion_threshold,
+    }
+    named = {_named(name, source): value for name, value in figures.items()}
+    return Verdict(tuple(findings), named, score.lesion_map if has_lesion else None)
+
+
+def _named(figure: str, source: str) -> str:
+    """The name of a figure of a source, such as `typicality_FLAIR_threshold`; the main one's is the figure's own."""
+    what, *rest = figure.split("_", 1)
+    return "_".join([what, source, *rest]) if source else figure
 
 
 def judge_output(
@@ -190,25 +211,25 @@ _DETECTORS = {
 }
 
 
-def _typicality(score: Score) -> Finding:
+def _typicality(score: Score, source: str) -> Finding:
     names = [name for name, value in score.z.items() if value > score.threshold]
     worst = sorted(names, key=lambda name: -score.z[name])[:3]
     what = ", ".join(_DETECTORS[name] for name in worst)
     value, threshold = _distinct(score.typicality, score.threshold)
     return Finding(
         Outcome.REFUSED,
-        f"it is unlike the training scans in {what} "
+        f"{f'its {source}' if source else 'it'} is unlike the training scans in {what} "
         f"(typicality score {value}, expected at most {threshold}): check that it is an undamaged scan of the model's "
         "source modality",
     )
 
 
-def _lesion(score: Score) -> Finding:
+def _lesion(score: Score, source: str) -> Finding:
     value, threshold = _distinct(score.lesion, score.lesion_threshold)
     return Finding(
         Outcome.REVIEW,
-        f"a part of the brain is unlike the training scans (lesion score {value}, expected at most {threshold}), shown "
-        "by desc-deviation",
+        f"a part of the brain{f' in its {source}' if source else ''} is unlike the training scans (lesion score "
+        f"{value}, expected at most {threshold}), shown by desc-deviation",
     )
 
 

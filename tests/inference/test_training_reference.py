@@ -1,14 +1,17 @@
 """Reference of a model: fitting, saving and loading."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from dualflow.commit import commit_text
 from dualflow.data.dataset import PairDataset
+from dualflow.digests import sha256
 from dualflow.errors import CheckpointError
-from dualflow.inference.predict import load_predictor
+from dualflow.inference.predict import Prediction, load_predictor
 from dualflow.inference.training_reference import (
     REGISTRATION,
     FigureRanges,
@@ -55,7 +58,7 @@ def test_a_reference_is_read_back(fitted, saved):
     again = load_reference(*saved)
     item = phantom(20)
     source, mask = item["source"][0].numpy(), item["mask"][0].numpy()
-    scores = [one.typicality.score(source, mask) for one in (reference, again)]
+    scores = [one.typicality["T1w"].score(source, mask) for one in (reference, again)]
     assert scores[0].z == pytest.approx(scores[1].z, abs=1e-3)
     assert scores[0].threshold == scores[1].threshold
     assert again.output == reference.output
@@ -63,6 +66,35 @@ def test_a_reference_is_read_back(fitted, saved):
     assert again.voxel_mm == reference.voxel_mm == pytest.approx(1.0, rel=0.02)
     prediction = predictor.predict(item["source"], item["side"], item["mask"], samples=4, temperature=1, seed=0)
     assert set(again.output.distances(output_figures(prediction, mask))) == {"mean", "p01", "p99", "spread"}
+
+
+def test_every_source_is_described_and_read_back(fitted, tmp_path):
+    """Each has a typicality of its own; of files without the second, as older models have, the first is read."""
+    one, predictor = fitted
+    items = [phantom(index) for index in range(1, 13)]
+    for item, other in zip(items, [phantom(index) for index in range(101, 113)], strict=True):
+        item["source"] = torch.cat([item["source"], other["source"] * item["mask"]])
+    card = predictor.card.model_copy(
+        update={"study": predictor.card.study.model_copy(update={"extra_sources": ("FLAIR",)})}
+    )
+    prediction = Prediction(np.ones((16, 16, 16), np.float32), np.ones((16, 16, 16), np.float32))
+    both = SimpleNamespace(card=card, predict=lambda *_, **__: prediction)
+    reference = Reference.fit(both, PairDataset(items), [FIGURES] * 12)
+    digest, _ = reference.save(tmp_path)
+    again = load_reference(tmp_path, card.model_copy(update={"reference_sha256": digest}))
+    assert list(again.typicality) == ["T1w", "FLAIR"]
+    mask = items[0]["mask"][0].numpy()
+    for channel, name in enumerate(again.typicality):
+        source = items[0]["source"][channel].numpy()
+        expected = reference.typicality[name].score(source, mask)
+        assert again.typicality[name].score(source, mask).z == pytest.approx(expected.z, abs=1e-3)
+    alone = one.typicality["T1w"].score(items[0]["source"][0].numpy(), mask)
+    assert again.typicality["T1w"].score(items[0]["source"][0].numpy(), mask).z == pytest.approx(alone.z, abs=1e-3)
+    content = json.loads((tmp_path / "reference.json").read_text())
+    del content["further_sources"]
+    commit_text(tmp_path / "reference.json", json.dumps(content))
+    older = card.model_copy(update={"reference_sha256": sha256(tmp_path / "reference.json")})
+    assert list(load_reference(tmp_path, older).typicality) == ["T1w"]
 
 
 def test_a_model_without_a_reference_has_none(saved):

@@ -14,25 +14,30 @@ from dualflow.inference.verdict import Finding, Outcome, Verdict, judge_input, j
 
 ENCODER = SideEncoder((Continuous("age", 70.0, 8.0, 55.0, 86.0), Categorical("sex", ("F", "M"))))
 SHAPE = (4, 4, 4)
-SOURCE, MASK = np.zeros(SHAPE, np.float32), np.ones(SHAPE, bool)
+SOURCES, MASK = {name: np.zeros(SHAPE, np.float32) for name in ("T1w", "FLAIR")}, np.ones(SHAPE, bool)
 USUAL = {"rotation_deg": 8.0, "voxel_mm": 1.1, "template_dice": 0.96}
 
 
-def reference(*, typicality=1.0, lesion=1.0, z=None):
-    """A reference whose typicality gives these scores."""
+def typicality_of(*, typicality=1.0, lesion=1.0, z=None):
+    """A typicality that gives these scores."""
     score = Score(
         z={"quantiles": 0.5, "texture": 1.0} if z is None else z, typicality=typicality, threshold=3.0, lesion=lesion,
         lesion_threshold=2.0, lesion_voxel=(1, 2, 3), lesion_map=np.full(SHAPE, -lesion, np.float32),
     )  # fmt: skip
+    return SimpleNamespace(score=lambda *_: score)
+
+
+def reference(**scores):
+    """A reference whose typicality gives these scores."""
     output = FigureRanges({"mean": 1.0, "spread": 0.1}, {"mean": 0.05, "spread": 0.05}, {"mean": 0, "spread": 0}, 3.0)
     registration = FigureRanges({"template_dice": 0.95}, {"template_dice": 0.01}, {"template_dice": -1}, 3.0)
-    return Reference(SimpleNamespace(score=lambda *_: score), registration, 1.2, output, 40)
+    return Reference({"T1w": typicality_of(**scores)}, registration, 1.2, output, 40)
 
 
 def judge(reference_=None, side=None, **figures):
     """The verdict on a usual scan but for these figures."""
     values = {"age": 71.0, "sex": "F"} if side is None else side
-    return judge_input(reference_ or reference(), ENCODER, SOURCE, MASK, USUAL | figures, values)
+    return judge_input(reference_ or reference(), ENCODER, SOURCES, MASK, USUAL | figures, values)
 
 
 def test_a_usual_scan_is_ok_and_all_figures_are_kept():
@@ -95,6 +100,28 @@ def test_a_lesion_shows_its_map():
     assert judge(reference(lesion=2.5)).lesion_map is not None
 
 
+@pytest.mark.parametrize(
+    ("scores", "outcome", "words"),
+    [
+        ({"typicality": 5.0, "z": {"texture": 5.0}}, "refused", "its FLAIR is unlike the training scans in its"),
+        ({"lesion": 2.5}, "review", "a part of the brain in its FLAIR is unlike the training scans"),
+    ],
+)
+def test_a_further_source_is_judged_too(scores, outcome, words):
+    """The reason names it, and so do its figures; those of the main source keep their names."""
+    usual = reference()
+    both = replace(usual, typicality=usual.typicality | {"FLAIR": typicality_of(**scores)})
+    verdict = judge(both)
+    assert verdict.outcome == outcome
+    [reason] = verdict.reasons
+    assert words in reason
+    assert verdict.figures["typicality"] == verdict.figures["lesion"] == 1
+    further = verdict.figures.keys() - judge().figures.keys()
+    scored = {f"{figure}_FLAIR{end}" for figure in ("typicality", "lesion") for end in ("", "_threshold")}
+    assert further == scored | {f"z_FLAIR_{name}" for name in scores.get("z", ("quantiles", "texture"))}
+    assert (verdict.lesion_map is None) == (outcome == "refused")
+
+
 @pytest.mark.parametrize("side", [{}, {"age": None, "sex": None}, {"age": float("nan")}])
 def test_unknown_side_information_is_no_reason(side):
     """The models take it."""
@@ -105,7 +132,7 @@ def test_unknown_side_information_is_no_reason(side):
 def test_a_column_that_no_training_scan_knows_is_no_reason(value):
     """Its values may be numbers or levels; the model does not read them."""
     encoder = SideEncoder((Continuous("sex", None, 0.0),))
-    assert judge_input(reference(), encoder, SOURCE, MASK, USUAL, {"sex": value}).outcome is Outcome.OK
+    assert judge_input(reference(), encoder, SOURCES, MASK, USUAL, {"sex": value}).outcome is Outcome.OK
 
 
 def test_unknown_figures_are_no_reason():
@@ -115,7 +142,7 @@ def test_unknown_figures_are_no_reason():
 
 def test_a_model_without_a_reference_still_has_the_checks_of_the_header():
     """A wrong orientation needs no training scans."""
-    turned = judge_input(None, ENCODER, SOURCE, MASK, {"rotation_deg": 170.0}, {"age": 300.0})
+    turned = judge_input(None, ENCODER, SOURCES, MASK, {"rotation_deg": 170.0}, {"age": 300.0})
     assert turned.outcome is Outcome.REFUSED
     assert len(turned.reasons) == 2
 
