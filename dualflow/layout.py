@@ -331,9 +331,9 @@ class Layout:
         volume = self.synthetic(scan, source, target, "synth")
         return volume.with_name(volume.name.replace(f"_{target.suffix}.nii.gz", "_regions.tsv"))
 
-    def deviation(self, scan: Scan, source: Modality) -> Path:
-        """Deviation of the source from the training scans, on its own grid."""
-        return bids_path(self.derivatives, scan, source, space=source.suffix, desc="deviation")
+    def deviation(self, scan: Scan, source: Modality, of: Modality) -> Path:
+        """Deviation of one of the sources from the training scans, on the grid of the main source."""
+        return bids_path(self.derivatives, scan, of, space=source.suffix, desc="deviation")
 
     @property
     def conversions(self) -> Path:

@@ -10,7 +10,7 @@ REVISIONS = {
     "index": 4,
     "preprocess": 2,
     "qc": 2,
-    "train": 8,
+    "train": 9,
     "evaluate": 6,
     "convert": 1,
     "impute": 2,

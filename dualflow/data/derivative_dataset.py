@@ -144,9 +144,12 @@ def _files(
             "Synthetic: mean and 95 % interval of each atlas region and meta-region.",
         ),
         *(imputed if targets else ()),
-        (
-            layout.deviation(_ANY_SCAN, source).name,
-            f"Deviation of the {study.source} from the model's training scans, of a scan flagged for it, {native}.",
+        *(
+            (
+                layout.deviation(_ANY_SCAN, source, modality(name)).name,
+                f"Deviation of the {name} from the model's training scans, of a scan flagged for it, {native}.",
+            )
+            for name in (study.source, *study.extra_sources)
         ),
         (f"figures/{layout.figure(_ANY_SCAN, 'qc').name}", "Figure for quality control of the alignment."),
         (f"figures/{layout.figure(_ANY_SCAN, 'synth').name}", f"{study.source}, synthetic {study.target}, its spread."),

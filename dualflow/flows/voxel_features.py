@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Protocol
 
 import torch
@@ -18,7 +17,6 @@ MIN_WEIGHT = 1e-30
 """Smallest weight of a blur. Smaller ones change no result, but denormal numbers slow matrix products thirtyfold."""
 
 
-@lru_cache(maxsize=64)  # a flow asks for the same few at every step
 def blur_matrix(size: int, sigma: float, device: torch.device | None = None) -> Tensor:
     """Return the Gaussian smoothing of one axis as a row-stochastic matrix `[size, size]`; `sigma` in voxels."""
     position = torch.arange(size, dtype=torch.float64, device=device)

@@ -16,7 +16,9 @@ def remove_files(layout: Layout, scan: Scan, source: Modality, target: Modality)
 
 def conversion_files(layout: Layout, scan: Scan, source: Modality, target: Modality) -> list[Path]:
     """The files that conversions of a scan to `target` have written, whatever their settings, with their sidecars."""
-    images = [layout.synthetic(scan, source, target, "synth*"), layout.deviation(scan, source)]
+    deviation = layout.deviation(scan, source, source)
+    of_any_source = deviation.with_name(deviation.name.replace(f"_{source.suffix}.nii", "_*.nii"))
+    images = [layout.synthetic(scan, source, target, "synth*"), of_any_source]
     products = [*images, layout.region_table(scan, source, target)]
     patterns = [*products, *map(sidecar_path, products), layout.figure(scan, "synth")]
     return sorted(file for pattern in patterns for file in pattern.parent.glob(pattern.name))

@@ -41,7 +41,7 @@ from dualflow.modalities import Modality, modality
 
 QUANTILES = (5, 50, 95)
 """Percentiles of the quantile maps."""
-DRAWN = ("synth", "synthstd", "deviation")
+DRAWN = ("synth", "synthstd")
 """Images of the picture of a result, by BIDS `desc`."""
 
 
@@ -187,7 +187,7 @@ class Converter:
         brain: Bools,
         side: Mapping[str, Any],
     ) -> tuple[dict[str, Path], dict[str, Singles]]:
-        """Write volumes, region table and sidecars; return the files and the images of DRAWN by BIDS `desc`.
+        """Write volumes, region table and sidecars; return the files, and by `desc` the images of DRAWN and deviations.
 
         Each volume is interpolated once, from the model grid to the native grid, and masked with `brain` there.
         """
@@ -196,9 +196,10 @@ class Converter:
         volumes = volumes_of(prediction, self.config)
         files = {desc: layout.synthetic(scan, self.source, self.target, desc) for desc in volumes}
         sidecars = {desc: volume_sidecar(desc, card, self.target, sampling, side, verdict, record) for desc in volumes}
-        if verdict.lesion_map is not None:
-            volumes["deviation"] = verdict.lesion_map
-            files["deviation"], sidecars["deviation"] = layout.deviation(scan, self.source), deviation_sidecar(card)
+        for name, lesion_map in verdict.lesion_maps.items():
+            volumes[desc := f"deviation_{name}"] = lesion_map
+            files[desc] = layout.deviation(scan, self.source, modality(name))
+            sidecars[desc] = deviation_sidecar(card, name)
         images = {}
         nearest = nearest_inside(mask)
         for desc, volume in volumes.items():
@@ -206,7 +207,7 @@ class Converter:
             native, affine = to_native(volume[nearest], record, background=0.0)
             image = np.where(brain, native, np.float32(0))
             write_volume(files[desc], image, affine, sidecar=sidecars[desc], codes=native_codes(record))
-            if desc in DRAWN:  # memory does not grow with the number of samples
+            if desc in DRAWN or desc.startswith("deviation"):  # memory does not grow with the number of samples
                 images[desc] = image
         files["regions"] = layout.region_table(scan, self.source, self.target)
         commit_json(sidecar_path(files["regions"]), region_sidecar(card, self.target, sampling))
@@ -230,7 +231,7 @@ class Converter:
         """
         path = self.layout.figure(scan, "synth")
         source = read_volume(raw, verified=True, nan_as_zero=self.source.never_zero)
-        deviation = images.get("deviation")
+        deviations = [np.abs(image) for desc, image in images.items() if desc.startswith("deviation")]
         canvas = result_figure(
             source=source.array,
             mean=images["synth"],
@@ -240,7 +241,7 @@ class Converter:
             window=self.target.window,
             title=f"{scan.key}: {verdict.outcome}",
             mask=brain,
-            flagged=None if deviation is None else np.abs(deviation) > np.abs(deviation).max() / 2,
+            flagged=np.any([image > image.max() / 2 for image in deviations], axis=0) if deviations else None,
             source_name=self.source.suffix,
             target_name=self.target.tracer or self.target.suffix,
         )

@@ -72,10 +72,10 @@ def volume_sidecar(
     } | ({"TracerName": row.tracer} if row.tracer else {})
 
 
-def deviation_sidecar(card: ModelCard) -> dict[str, Any]:
-    """The sidecar of a map of deviations from the training scans of a model."""
+def deviation_sidecar(card: ModelCard, source: str) -> dict[str, Any]:
+    """The sidecar of a map of deviations of a source from the training scans of a model."""
     return {
-        "Description": "Deviation of the source from the model's training scans, smoothed; negative is darker",
+        "Description": f"Deviation of the {source} from the model's training scans, smoothed; negative is darker",
         "SyntheticModel": _model(card),
         "Units": "robust standard deviations of the training scans, over the scan's own root mean square",
         "SkullStripped": True,

@@ -6,6 +6,7 @@ It is stored beside the weights, and a new scan is judged against it (`dualflow.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -200,7 +201,13 @@ def load_reference(folder: Path, card: ModelCard) -> Reference | None:
         check_finite(tensors, state)
         arrays = {name: tensor.numpy() for name, tensor in state.items()}
         main = card.study.source
-        rests = {main: content["typicality"], **content.get("further_sources", {})}  # those of older models lack it
+        rests = {main: content["typicality"], **content.get("further_sources", {})}
+        if unjudged := [name for name in card.study.extra_sources if name not in rests]:  # of an older model
+            print(
+                f"warning: {path}: scans are judged by their {main} alone, not by {', '.join(unjudged)}; "
+                "train again to judge all",
+                file=sys.stderr,
+            )
         return Reference(
             {name: Typicality.from_state(_part(arrays, _prefix(name, main)), rest) for name, rest in rests.items()},
             FigureRanges(**content["registration"]),
@@ -226,13 +233,14 @@ def _part(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[
 def fit_typicality(training: PairDataset, spacing_mm: float, channel: int = 0, rate: float = RATE) -> Typicality:
     """Fit typicality to a source of training scans.
 
-    Figures of the registration stay apart: their long tails would raise the threshold of all detectors.
+    Figures of the registration stay apart: their long tails would raise the threshold of all detectors. The mask is
+    judged with the main source, which it is made from.
 
     Args:
         training: the training scans.
         spacing_mm: spacing of the model grid.
         channel: of the source, 0 for the main one.
-        rate: share of typical scans that may be refused.
+        rate: share of typical scans that may be refused, and of scans without lesions that may be flagged.
     """
     return Typicality.fit(
         [item["source"][channel].numpy() for item in training.items],
@@ -240,6 +248,7 @@ def fit_typicality(training: PairDataset, spacing_mm: float, channel: int = 0, r
         spacing_mm=spacing_mm,
         subjects=training.subjects,
         rate=rate,
+        leave_out=("mask",) if channel else (),
     )
 
 

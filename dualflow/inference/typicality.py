@@ -6,7 +6,7 @@ of training people are those of new people. The threshold is their conformal qua
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -80,6 +80,7 @@ class Typicality:
         calibration: median and 90 % quantile of the training people's scores, by detector.
         threshold: largest typicality that is not refused.
         rate: share of typical scans that the threshold refuses; above that asked for with few people.
+        lesion_rate: share of scans without lesions that are flagged.
     """
 
     spacing_mm: float
@@ -91,6 +92,7 @@ class Typicality:
     calibration: dict[str, tuple[float, float]]
     threshold: float
     rate: float
+    lesion_rate: float
 
     @classmethod
     def fit(
@@ -101,6 +103,7 @@ class Typicality:
         spacing_mm: float,
         subjects: Sequence[str],
         rate: float = RATE,
+        leave_out: Collection[str] = (),
     ) -> Self:
         """Fit the training scans.
 
@@ -109,7 +112,8 @@ class Typicality:
             masks: brain masks of that size.
             spacing_mm: spacing of the model grid.
             subjects: subject of each scan.
-            rate: share of typical scans that may be refused.
+            rate: share of typical scans that may be refused, and of scans without lesions that may be flagged.
+            leave_out: detectors that do not count.
 
         Raises:
             DataError: there are fewer than MIN_PEOPLE subjects.
@@ -120,7 +124,8 @@ class Typicality:
         people = [describe(*pair, spacing_mm, reference) for pair in zip(sources, masks, strict=True)]
         folds = balanced_folds(subjects, count=min(FOLDS, count))
         scores = _cross_fitted(people, folds)
-        calibration = {name: limits for name, values in scores.items() if (limits := _limits(values)) is not None}
+        counted = {name: _limits(values) for name, values in scores.items() if name not in leave_out}
+        calibration = {name: limits for name, limits in counted.items() if limits is not None}
         z = np.stack([_standardised(scores[name], *limits) for name, limits in calibration.items()])
         threshold, attained = conformal_threshold(largest_by_subject(np.nanmax(z, axis=0), subjects), rate)
         images, insides = (np.stack([getattr(one, name) for one in people]) for name in ("image", "inside"))
@@ -137,6 +142,7 @@ class Typicality:
             calibration,
             threshold,
             attained,
+            rate,
         )
 
     def score(self, source: Singles, mask: Bools) -> Score:
@@ -171,7 +177,7 @@ class Typicality:
             typicality=max(z.values()),
             threshold=self.threshold,
             lesion=float(peaks.max()),
-            lesion_threshold=self.peak_law.threshold(RATE),
+            lesion_threshold=self.peak_law.threshold(self.lesion_rate),
             lesion_voxel=(i, j, k),
             lesion_map=_on_grid(deviation.strongest(), factor, self.shape),
         )
@@ -187,6 +193,7 @@ class Typicality:
             "calibration": {name: list(limits) for name, limits in self.calibration.items()},
             "threshold": self.threshold,
             "rate": self.rate,
+            "lesion_rate": self.lesion_rate,
         }
         return {"reference": self.reference.numpy(), **arrays}, rest
 
@@ -204,6 +211,7 @@ class Typicality:
             calibration={name: (float(low), float(high)) for name, (low, high) in rest["calibration"].items()},
             threshold=float(rest["threshold"]),
             rate=float(rest["rate"]),
+            lesion_rate=float(rest.get("lesion_rate", RATE)),  # older models lack it
         )
 
 

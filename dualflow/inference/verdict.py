@@ -49,12 +49,12 @@ class Verdict:
     Attributes:
         findings: what the checks found; none if the scan is ok.
         figures: every figure that was compared, by name.
-        lesion_map: signed deviation of the source `[D, H, W]` if it led to a finding, else None.
+        lesion_maps: signed deviation `[D, H, W]` of each source that it led to a finding for, by modality.
     """
 
     findings: tuple[Finding, ...] = ()
     figures: Mapping[str, float] = field(default_factory=dict)
-    lesion_map: Singles | None = None
+    lesion_maps: Mapping[str, Singles] = field(default_factory=dict)
 
     @property
     def outcome(self) -> Outcome:
@@ -74,8 +74,11 @@ class Verdict:
 
     def __or__(self, other: Self) -> Verdict:
         """Both verdicts together."""
-        lesion_map = other.lesion_map if self.lesion_map is None else self.lesion_map
-        return Verdict((*self.findings, *other.findings), {**self.figures, **other.figures}, lesion_map)
+        return Verdict(
+            (*self.findings, *other.findings),
+            {**self.figures, **other.figures},
+            {**self.lesion_maps, **other.lesion_maps},
+        )
 
 
 def judge_input(
@@ -100,30 +103,27 @@ def judge_input(
     if reference is None:
         return Verdict(header, figures)
     verdict, main = Verdict((*header, *_resolution(reference, figures))), next(iter(sources))
-    scores = {
-        "" if name == main else name: typicality.score(sources[name], mask)
-        for name, typicality in reference.typicality.items()
-    }
-    for name, score in scores.items():
-        verdict |= _judge_score(score, name)
+    for name, typicality in reference.typicality.items():
+        score = typicality.score(sources[name], mask)
+        further = "" if name == main else name
+        detectors = {_named(f"z_{part}", further): z for part, z in score.z.items()}
+        # In a scan of another kind, the lesion map has no meaning.
+        maps = {name: score.lesion_map} if score.flagged and not score.refused else {}
+        verdict |= _judge_score(score, further) | Verdict((), detectors, maps)
     misfit = _unusual(reference.registration, figures, "", "of its registration with the template")
-    detectors = {_named(f"z_{part}", name): z for name, score in scores.items() for part, z in score.z.items()}
-    return verdict | Verdict(tuple(misfit), {**figures, **detectors})
+    return verdict | Verdict(tuple(misfit), figures)
 
 
 def _judge_score(score: Score, source: str) -> Verdict:
     """Judge a source by its score; the main one has no name."""
-    # In a scan of another kind, the lesion map has no meaning.
-    has_lesion = score.flagged and not score.refused
-    findings = [_typicality(score, source)] if score.refused else [_lesion(score, source)] if has_lesion else []
+    findings = [_typicality(score, source)] if score.refused else [_lesion(score, source)] if score.flagged else []
     figures = {
         "typicality": score.typicality,
         "typicality_threshold": score.threshold,
         "lesion": score.lesion,
         "lesion_threshold": score.lesion_threshold,
     }
-    named = {_named(name, source): value for name, value in figures.items()}
-    return Verdict(tuple(findings), named, score.lesion_map if has_lesion else None)
+    return Verdict(tuple(findings), {_named(name, source): value for name, value in figures.items()})
 
 
 def _named(figure: str, source: str) -> str:
@@ -219,8 +219,8 @@ def _typicality(score: Score, source: str) -> Finding:
     return Finding(
         Outcome.REFUSED,
         f"{f'its {source}' if source else 'it'} is unlike the training scans in {what} "
-        f"(typicality score {value}, expected at most {threshold}): check that it is an undamaged scan of the model's "
-        "source modality",
+        f"(typicality score {value}, expected at most {threshold}): check that it is an undamaged "
+        f"{f'{source} scan' if source else 'scan of the source modality'}",
     )
 
 
@@ -229,7 +229,7 @@ def _lesion(score: Score, source: str) -> Finding:
     return Finding(
         Outcome.REVIEW,
         f"a part of the brain{f' in its {source}' if source else ''} is unlike the training scans (lesion score "
-        f"{value}, expected at most {threshold}), shown by desc-deviation",
+        f"{value}, expected at most {threshold}), shown by desc-deviation{f'_{source}' if source else ''}",
     )
 
 

@@ -42,7 +42,7 @@ def test_the_longest_name_is_that_of_any_output():
         *(layout.on_grid(scan, modality(name)) for name in study.modalities),
         layout.mask_on_grid(scan, source), layout.mask_native(scan, source), layout.record(scan, source),
         layout.target_native(scan, source, target), layout.region_table(scan, source, target),
-        layout.deviation(scan, source), layout.figure(scan, "synth"), layout.scan_manifest(scan),
+        layout.deviation(scan, source, source), layout.figure(scan, "synth"), layout.scan_manifest(scan),
         layout.conversion_seconds(scan),
     ]  # fmt: skip
     assert max(len(path.name) for path in paths) == len(longest_name(scan, study))

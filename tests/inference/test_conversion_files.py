@@ -25,7 +25,8 @@ def test_all_files_of_a_conversion_are_listed_and_no_others(tmp_path):
     layout = Layout(tmp_path, ".")
     descs = ("synth", "synthmean", "synthstd", "synth01", "synth123", "synthq05")
     written = [file for desc in descs for file in write(layout.synthetic(SCAN, T1W, FDG, desc))]
-    written += write(layout.deviation(SCAN, T1W)) + write(layout.region_table(SCAN, T1W, FDG))
+    written += write(layout.deviation(SCAN, T1W, T1W)) + write(layout.deviation(SCAN, T1W, MODALITIES["FLAIR"]))
+    written += write(layout.region_table(SCAN, T1W, FDG))
     written += write(layout.figure(SCAN, "synth"), sidecar=False)
     layout.synthetic(SCAN, T1W, FDG, "synth01").unlink()
     written.remove(layout.synthetic(SCAN, T1W, FDG, "synth01"))

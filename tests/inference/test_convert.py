@@ -3,11 +3,14 @@
 import gzip
 import json
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
+from conftest import SHAPE
 
 from dualflow.baselines import BASELINES
 from dualflow.commit import commit_bytes, commit_json, commit_text
@@ -178,13 +181,18 @@ def test_nine_of_ten_values_lie_between_the_outer_quantile_maps():
     assert inside.mean() == pytest.approx(0.9, abs=0.015)
 
 
-def test_a_map_of_deviations_is_written_for_a_flagged_scan(convert, phantoms):
-    """It lies on the native grid, and the sidecars of all volumes have the verdict."""
-    run, _, _ = convert
-    verdict = Verdict((Finding(Outcome.REVIEW, "odd"),), {}, np.ones(phantoms[0]["mask"].shape[1:], np.float32))
-    files = run(verdict=verdict)
-    assert files["deviation"].name == "sub-01_space-T1w_desc-deviation_T1w.nii.gz"
-    assert nib.load(files["deviation"]).shape == NATIVE_SHAPE
+def test_a_map_of_deviations_is_written_for_a_flagged_scan(convert):
+    """Each source has one; it lies on the native grid, and the sidecars of all volumes have the verdict."""
+    run, brain, _ = convert
+    maps = {name: np.full(SHAPE, value, np.float32) for name, value in (("T1w", 3), ("FLAIR", -7))}
+    files = run(verdict=Verdict((Finding(Outcome.REVIEW, "odd"),), {}, maps))
+    for name, image in maps.items():
+        file = files[f"deviation_{name}"]
+        assert file.name == f"sub-01_space-T1w_desc-deviation_{name}.nii.gz"
+        written = nib.load(file).get_fdata()
+        assert written.shape == NATIVE_SHAPE
+        assert np.allclose(written[brain], image.flat[0])
+        assert name in json.loads(sidecar_path(file).read_text())["Description"]
     sidecar = json.loads(files["synth"].with_name(files["synth"].name.replace(".nii.gz", ".json")).read_text())
     assert sidecar["Verdict"] == {"verdict": "review", "reasons": ["odd"], "figures": {}}
 
@@ -239,6 +247,23 @@ def test_a_refused_scan_loses_the_files_of_an_unfinished_conversion(convert_item
     monkeypatch.setattr(convert_module, "judge_input", lambda *_: Verdict((Finding(Outcome.REFUSED, "unlike"),)))
     assert read_manifest(run())["outputs"] == {}
     assert not unfinished.exists()
+
+
+def test_each_source_is_judged_under_its_own_name(preprocessed, convert_item, monkeypatch):
+    """Of the sources and details of a scan, in the order of the model's card."""
+    plain, item, _, _ = preprocessed
+    card = plain.predictor.card
+    card = card.model_copy(update={"study": card.study.model_copy(update={"extra_sources": ("FLAIR",)})})
+    converter, judged = replace(plain, predictor=SimpleNamespace(card=card)), {}
+
+    def judge(reference, encoder, sources, *_):
+        judged.update(sources)
+        return Verdict((Finding(Outcome.REFUSED, "unlike"),))
+
+    monkeypatch.setattr(convert_module, "judge_input", judge)
+    images = torch.stack([torch.full(SHAPE, value) for value in (1.0, 2.0, 3.0, 4.0)])
+    converter.convert_if_needed(item | {"scan": "sub-01", "source": images}, {"age": 71.0}, Path("t1.nii.gz"))
+    assert {name: image.mean() for name, image in judged.items()} == {"T1w": 1, "FLAIR": 2}
 
 
 def test_every_scan_has_its_own_seed():

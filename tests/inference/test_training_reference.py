@@ -20,6 +20,7 @@ from dualflow.inference.training_reference import (
     load_reference,
     output_figures,
 )
+from dualflow.inference.typicality import RATE, Typicality
 from tests.conftest import phantom
 
 FIGURES = {
@@ -68,8 +69,8 @@ def test_a_reference_is_read_back(fitted, saved):
     assert set(again.output.distances(output_figures(prediction, mask))) == {"mean", "p01", "p99", "spread"}
 
 
-def test_every_source_is_described_and_read_back(fitted, tmp_path):
-    """Each has a typicality of its own; of files without the second, as older models have, the first is read."""
+def test_every_source_is_described_and_read_back(fitted, tmp_path, capsys):
+    """Each has a typicality of its own and its share of the rate; an older model says that it has one."""
     one, predictor = fitted
     items = [phantom(index) for index in range(1, 13)]
     for item, other in zip(items, [phantom(index) for index in range(101, 113)], strict=True):
@@ -83,18 +84,27 @@ def test_every_source_is_described_and_read_back(fitted, tmp_path):
     digest, _ = reference.save(tmp_path)
     again = load_reference(tmp_path, card.model_copy(update={"reference_sha256": digest}))
     assert list(again.typicality) == ["T1w", "FLAIR"]
-    mask = items[0]["mask"][0].numpy()
-    for channel, name in enumerate(again.typicality):
+    masks = [item["mask"][0].numpy() for item in items]
+    flair = [item["source"][1].numpy() for item in items]
+    spacing_mm, subjects = card.preprocess.spacing_mm, PairDataset(items).subjects
+    expected = {
+        "T1w": one.typicality["T1w"],
+        "FLAIR": Typicality.fit(flair, masks, spacing_mm=spacing_mm, subjects=subjects, leave_out=("mask",)),
+    }
+    for channel, name in enumerate(expected):
         source = items[0]["source"][channel].numpy()
-        expected = reference.typicality[name].score(source, mask)
-        assert again.typicality[name].score(source, mask).z == pytest.approx(expected.z, abs=1e-3)
-    alone = one.typicality["T1w"].score(items[0]["source"][0].numpy(), mask)
-    assert again.typicality["T1w"].score(items[0]["source"][0].numpy(), mask).z == pytest.approx(alone.z, abs=1e-3)
+        score, alone = (each[name].score(source, masks[0]) for each in (again.typicality, expected))
+        assert score.z == pytest.approx(alone.z, abs=1e-3)
+        assert ("mask" in score.z) == (name == "T1w")
+        assert score.lesion == pytest.approx(alone.lesion, abs=1e-3)
+        assert score.lesion_threshold == expected[name].peak_law.threshold(RATE / 2) > alone.lesion_threshold
+    assert not capsys.readouterr().err
     content = json.loads((tmp_path / "reference.json").read_text())
     del content["further_sources"]
     commit_text(tmp_path / "reference.json", json.dumps(content))
     older = card.model_copy(update={"reference_sha256": sha256(tmp_path / "reference.json")})
     assert list(load_reference(tmp_path, older).typicality) == ["T1w"]
+    assert "judged by their T1w alone, not by FLAIR; train again" in capsys.readouterr().err
 
 
 def test_a_model_without_a_reference_has_none(saved):

@@ -45,7 +45,7 @@ def test_a_usual_scan_is_ok_and_all_figures_are_kept():
     verdict = judge()
     assert verdict.outcome is Outcome.OK
     assert verdict.reasons == []
-    assert verdict.lesion_map is None
+    assert verdict.lesion_maps == {}
     expected = {
         "rotation_deg",
         "voxel_mm",
@@ -97,7 +97,20 @@ def test_detectors_below_the_threshold_are_not_named():
 
 def test_a_lesion_shows_its_map():
     """Only a scan that is flagged for it."""
-    assert judge(reference(lesion=2.5)).lesion_map is not None
+    maps = judge(reference(lesion=2.5)).lesion_maps
+    assert list(maps) == ["T1w"]
+    assert np.all(maps["T1w"] == -2.5)
+
+
+def test_each_source_with_a_lesion_shows_its_map():
+    """The reasons name the files."""
+    scores = {"T1w": typicality_of(lesion=2.5), "FLAIR": typicality_of(lesion=9.0)}
+    verdict = judge(replace(reference(), typicality=scores))
+    assert {name: image.min() for name, image in verdict.lesion_maps.items()} == {"T1w": -2.5, "FLAIR": -9}
+    assert [reason.split(", ")[-1] for reason in verdict.reasons] == [
+        "shown by desc-deviation",
+        "shown by desc-deviation_FLAIR",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -119,7 +132,7 @@ def test_a_further_source_is_judged_too(scores, outcome, words):
     further = verdict.figures.keys() - judge().figures.keys()
     scored = {f"{figure}_FLAIR{end}" for figure in ("typicality", "lesion") for end in ("", "_threshold")}
     assert further == scored | {f"z_FLAIR_{name}" for name in scores.get("z", ("quantiles", "texture"))}
-    assert (verdict.lesion_map is None) == (outcome == "refused")
+    assert list(verdict.lesion_maps) == ([] if outcome == "refused" else ["FLAIR"])
 
 
 @pytest.mark.parametrize("side", [{}, {"age": None, "sex": None}, {"age": float("nan")}])

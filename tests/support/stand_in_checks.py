@@ -120,13 +120,21 @@ def test_recomputed_gradients_equal_those_of_the_cpu(memory, model_folder, phant
 
     def gradients(where):
         torch.manual_seed(0)  # of the discriminators, and of the noise of the step
-        objective = FlowObjective(load_model(model_folder).model).to(where).train()
+        objective = FlowObjective(load_model(model_folder).model).train()
+        with torch.no_grad():
+            for parameter in objective.parameters():  # last layers that are zero pass no gradient on
+                parameter.add_(0.05 * torch.randn_like(parameter))
+        objective.to(where)
         set_memory(objective, memory)
         items = [{name: phantoms[i][name].to(where) for name in ("source", "target", "side", "mask")} for i in (0, 2)]
         objective(Batch(**{name: torch.stack([item[name] for item in items]) for name in items[0]}))["loss"].backward()
         return {name: p.grad.cpu() for name, p in objective.named_parameters() if p.grad is not None}
 
-    torch.testing.assert_close(gradients(device), gradients(CPU), rtol=1e-3, atol=1e-5)
+    expected, largest = gradients(CPU), []
+    for name, gradient in gradients(device).items():
+        largest.append(float(expected[name].abs().max()))
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-3 * largest[-1] + 1e-9)
+    assert np.mean(np.array(largest) > 1e-6) > 0.9
 
 
 def test_learning_rates_are_swept_on_the_device(phantoms, held_out, monkeypatch, device):
